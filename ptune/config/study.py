@@ -1,0 +1,146 @@
+"""What determines a study: cohort, task, objective, folds, budget and the search space, as in the YAML files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from ptune.config.base import Strict, load_yaml, nearest
+from ptune.config.extraction import ExtractConfig
+from ptune.config.stream import ClassGrouping, Initial, StreamConfig
+
+Value = bool | int | float | str
+MetricName = Literal["f1_weighted", "f1_macro", "accuracy", "balanced_accuracy", "kappa_quadratic"]
+
+
+class Objective(Strict):
+    """The pooled out-of-fold metric that the search improves."""
+
+    metric: MetricName = "f1_weighted"
+    mode: Literal["max"] = "max"
+
+
+class FoldsConfig(Strict):
+    """Subject-disjoint cross-validation."""
+
+    count: int = Field(5, ge=2)
+    seed: int = 0
+
+
+class Budget(Strict):
+    """When to stop proposing trials."""
+
+    trials: int = Field(64, ge=1)
+    gpu_hours: float | None = Field(None, gt=0)
+
+
+class Finalists(Strict):
+    """Each value of `per` keeps its own incumbent, its share of the trials and `count` full cross-validations."""
+
+    per: Literal["modality"] = "modality"
+    count: int = Field(2, ge=1)
+
+
+class Dimension(Strict):
+    """One searched setting: exactly one of choice, int, float; `when` names the settings it depends on."""
+
+    choice: tuple[Value, ...] | None = None
+    int_: tuple[int, int] | None = Field(None, alias="int")
+    float_: tuple[float, float] | None = Field(None, alias="float")
+    log: bool = False
+    when: dict[str, Value] = {}
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        kinds = [kind for kind in (self.choice, self.int_, self.float_) if kind is not None]
+        if len(kinds) != 1:
+            raise ValueError("needs exactly one of choice, int, float")
+        bounds = self.int_ or self.float_
+        if bounds and bounds[0] > bounds[1]:
+            raise ValueError(f"lower bound {bounds[0]} is above upper bound {bounds[1]}")
+        if self.log and (not bounds or bounds[0] <= 0):
+            raise ValueError("log needs an int or float range above 0")
+        if self.choice is not None and not self.choice:
+            raise ValueError("choice is empty")
+        return self
+
+    def values(self) -> tuple[Value, ...]:
+        """Returns extreme values of the dimension, to check that settings accept them."""
+        return self.choice if self.choice is not None else tuple(self.int_ or self.float_ or ())
+
+
+def stream_from(settings: dict[str, Any], where: str) -> StreamConfig:
+    """Builds a stream from flat settings; a dot in a key goes one level down (`focal.alpha`)."""
+    nested: dict[str, Any] = {}
+    for key, value in settings.items():
+        parts = key.split(".")
+        target = nested
+        for part in parts[:-1]:
+            target = target.setdefault(part, {})
+            if not isinstance(target, dict):
+                raise ValueError(f"{key!r} contradicts another setting")
+        target[parts[-1]] = value
+    return StreamConfig.parse(nested, where)
+
+
+class StudyConfig(Strict):
+    """One study, as written in a file of search_spaces/.
+
+    Args:
+        cohort: path of the manifest, relative to the YAML file.
+        start_from: named points that run first; `paper` is the paper's settings.
+        seeds of folds, search and fits all derive from `folds.seed` and `seed`.
+    """
+
+    study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
+    cohort: str
+    task: str
+    objective: Objective = Objective()
+    folds: FoldsConfig = FoldsConfig()
+    budget: Budget = Budget()
+    start_from: tuple[Literal["paper"], ...] = ()
+    finalists: Finalists = Finalists()
+    init: Initial = "kinetics"
+    seed: int = 0
+    stopping: Literal["halving", "none"] = "halving"
+    grouping: ClassGrouping = ClassGrouping()
+    extraction: ExtractConfig = ExtractConfig()
+    space: dict[str, Dimension]
+    fixed: dict[str, Any] = {}
+
+    @field_validator("space")
+    @classmethod
+    def _modality_is_closed(cls, space: dict[str, Dimension]) -> dict[str, Dimension]:
+        if not space:
+            raise ValueError("search space is empty")
+        for name, dimension in space.items():
+            for other in dimension.when:
+                if other not in space:
+                    raise ValueError(f"{name!r} depends on {other!r}, which is not searched{nearest(other, list(space))}")
+        return space
+
+    @model_validator(mode="after")
+    def _streams_exist(self) -> Self:
+        twice = sorted(set(self.space) & set(self.fixed))
+        if twice:
+            raise ValueError(f"{', '.join(twice)} is both searched and fixed")
+        base = {name: dimension.values()[0] for name, dimension in self.space.items()} | self.fixed
+        for name, dimension in self.space.items():
+            for value in dimension.values():
+                stream_from(base | {name: value}, f"search space, {name}")
+        return self
+
+    def stream(self, searched: dict[str, Any]) -> StreamConfig:
+        """Returns the stream for one point of the search space."""
+        return stream_from({"init": self.init} | self.fixed | searched, "trial")
+
+    @classmethod
+    def load(cls, path: Path) -> StudyConfig:
+        """Reads a study from YAML.
+
+        Raises:
+            ConfigError: missing file, no YAML, unknown key or impossible value.
+        """
+        return cls.parse(load_yaml(path), path.name)
