@@ -1,0 +1,101 @@
+"""Connects to Ray: the cluster that RAY_ADDRESS names, else a private one on this machine.
+
+The private one keeps its dashboard off, its token and its files readable by their owner only, and sends nothing home.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ptune.home import Home
+
+#: Set in every ptune process and inherited by Ray's workers: no usage statistics, no telemetry, no pickled models.
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DISABLE_IMPORT_WARNING": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+def stay_quiet() -> None:
+    """Switches off every channel by which a library under ptune would report home."""
+    for name, value in QUIET.items():
+        if name != "OMP_NUM_THREADS":
+            os.environ[name] = value
+
+
+@contextmanager
+def ray_session(home: Home, workers: int | None = None) -> Iterator[None]:
+    """Runs the body with Ray connected; a private Ray is ended afterwards, a cluster is left alone.
+
+    Args:
+        home: its folder `ray` holds the token of a private Ray.
+        workers: CPU cores of a private Ray; default all.
+    """
+    stay_quiet()
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        _require_token(home)
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    if address:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    else:
+        ray.init(
+            num_cpus=workers or os.cpu_count(),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            configure_logging=True,
+            _temp_dir=str(_scratch()),
+            object_store_memory=256 * 2**20,
+            runtime_env={"env_vars": dict(QUIET)},
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _require_token(home: Home) -> None:
+    """Makes the private Ray refuse callers without its token.
+
+    Ray reads these settings once, when it is imported: a process that imported it earlier keeps its own.
+    """
+    if "ray" in sys.modules:
+        return
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        return
+    path = home.ray / "auth_token"
+    if not path.exists():
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as handle:
+            handle.write(secrets.token_hex(32))
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+
+
+def _scratch() -> Path:
+    """Returns a short private folder: Ray's socket paths may not exceed 107 bytes, so it cannot lie in a deep home."""
+    if "RAY_TMPDIR" in os.environ:
+        return Path(os.environ["RAY_TMPDIR"])
+    path = Path(tempfile.gettempdir()) / f"ptune-ray-{os.getuid()}"
+    path.mkdir(mode=0o700, exist_ok=True)
+    return path

@@ -1,0 +1,127 @@
+"""Study events become the present state of a study: its configuration and its trials.
+
+Reads the ledger only; knows nothing of Ray, Optuna or MLflow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from ptune.config import StreamConfig, StudyConfig
+from ptune.ledger import Ledger
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+State = Literal["running", "finished", "stopped", "failed"]
+
+
+@dataclass
+class Report:
+    """One epoch of one fold as the race saw it; `value` is the objective on the cheap validation protocol."""
+
+    fold: int
+    epoch: int
+    step: int
+    value: float
+    metrics: dict[str, float]
+
+
+@dataclass
+class TrialFacts:
+    """One trial as the events tell it."""
+
+    number: int
+    group: str
+    params: dict[str, Any]
+    state: State = "running"
+    value: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    fits: dict[int, str] = field(default_factory=dict)
+    seconds: float = 0.0
+    reports: list[Report] = field(default_factory=list)
+    reason: str = ""
+
+
+@dataclass
+class StudyFacts:
+    """A study as the events tell it.
+
+    Args:
+        cohort: digest and counts of the manifest, no rows.
+        folds: fold of each subject.
+        decided: later decisions (fusion, registration) in order.
+    """
+
+    config: StudyConfig
+    cohort: dict[str, Any]
+    folds: dict[str, int]
+    trials: dict[int, TrialFacts] = field(default_factory=dict)
+    decided: list[dict[str, Any]] = field(default_factory=list)
+
+    def stream(self, trial: TrialFacts) -> StreamConfig:
+        """Returns the stream that a trial trained."""
+        return self.config.stream(trial.params)
+
+    def finished(self) -> list[TrialFacts]:
+        """Returns fully cross-validated trials, best first; ties go to the earlier one."""
+        done = [trial for trial in self.trials.values() if trial.state == "finished" and trial.value is not None]
+        return sorted(done, key=lambda trial: (-(trial.value or 0.0), trial.number))
+
+
+def replay(events: list[dict[str, Any]]) -> StudyFacts | None:
+    """Returns the state after `events`, or None when the study was never opened."""
+    facts: StudyFacts | None = None
+    for event in events:
+        kind = event["kind"]
+        if kind == "opened":
+            config = StudyConfig.parse(event["study"], "ledger")
+            trials = facts.trials if facts else {}
+            facts = StudyFacts(config, event["cohort"], event["folds"], trials)
+        elif facts is not None:
+            _apply(facts, kind, event)
+    return facts
+
+
+def _apply(facts: StudyFacts, kind: str, event: dict[str, Any]) -> None:
+    if kind == "decided":
+        facts.decided.append(event)
+        return
+    number = int(event["trial"])
+    if kind == "proposed":
+        facts.trials[number] = TrialFacts(number, event["group"], event["params"])
+        return
+    trial = facts.trials[number]
+    if kind == "reported":
+        fields = {name: event[name] for name in ("fold", "epoch", "step", "value", "metrics")}
+        if not trial.reports or event["step"] > trial.reports[-1].step:
+            trial.reports.append(Report(**fields))
+    elif kind == "fitted":
+        trial.fits[int(event["fold"])] = event["fit"]
+        trial.seconds += float(event["seconds"])
+    elif kind == "finished":
+        trial.state, trial.value, trial.metrics = "finished", event["value"], event["metrics"]
+    elif kind in ("stopped", "failed"):
+        trial.state, trial.reason = kind, event["reason"]
+
+
+def read_study(ledger: Ledger, name: str) -> StudyFacts | None:
+    """Returns the present state of a study, or None when it does not exist."""
+    return replay(ledger.study(name).events())
+
+
+def out_of_fold(ledger: Ledger, trial: TrialFacts) -> pd.DataFrame:
+    """Returns a trial's out-of-fold predictions, one row per video, sorted by video id.
+
+    Columns: video_id, subject, fold, score, label, probabilities (list of float), attention (list of float).
+    """
+    import pandas as pd
+
+    frames = []
+    for fold, signature in sorted(trial.fits.items()):
+        record = ledger.find_fit(signature)
+        if record is not None:
+            frames.append(record.predictions().to_pandas().assign(fold=fold))
+    table = pd.concat(frames, ignore_index=True)
+    return table.sort_values("video_id", ignore_index=True)
