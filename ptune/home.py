@@ -59,22 +59,27 @@ class Home:
 
     @property
     def ledger(self) -> Path:
+        """Fits and study events."""
         return self.root / "ledger"
 
     @property
     def artifacts(self) -> Path:
+        """Artifacts of the embedded tracking store."""
         return self.root / "artifacts"
 
     @property
     def ray(self) -> Path:
+        """Files of Ray Tune and of a private Ray."""
         return self.root / "ray"
 
     @property
     def weights(self) -> Path:
+        """Pretrained weights."""
         return self.root / "weights"
 
     @property
     def reports(self) -> Path:
+        """HTML reports, one folder per study."""
         return self.root / "reports"
 
     @property

@@ -189,7 +189,7 @@ class StudyLog:
                     f"study {self.folder.name}, event line {number}",
                     "does not match its checksum",
                     "the bytes that were written",
-                    "Restore events.jsonl from a backup, or delete the line: its event is then taken as never having been.",
+                    "Restore events.jsonl from a backup, or delete the line: that event then never was.",
                 )
         return found
 

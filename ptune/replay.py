@@ -35,6 +35,7 @@ class TrialFacts:
     number: int
     group: str
     params: dict[str, Any]
+    revision: int = 1
     state: State = "running"
     value: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
@@ -51,12 +52,14 @@ class StudyFacts:
     Args:
         cohort: digest and counts of the manifest, no rows.
         folds: fold of each subject.
+        revision: rises when the search space or its fixed settings change; older trials keep theirs.
         decided: later decisions (fusion, registration) in order.
     """
 
     config: StudyConfig
     cohort: dict[str, Any]
     folds: dict[str, int]
+    revision: int = 1
     trials: dict[int, TrialFacts] = field(default_factory=dict)
     decided: list[dict[str, Any]] = field(default_factory=list)
 
@@ -77,8 +80,8 @@ def replay(events: list[dict[str, Any]]) -> StudyFacts | None:
         kind = event["kind"]
         if kind == "opened":
             config = StudyConfig.parse(event["study"], "ledger")
-            trials = facts.trials if facts else {}
-            facts = StudyFacts(config, event["cohort"], event["folds"], trials)
+            trials, decided = (facts.trials, facts.decided) if facts else ({}, [])
+            facts = StudyFacts(config, event["cohort"], event["folds"], event.get("revision", 1), trials, decided)
         elif facts is not None:
             _apply(facts, kind, event)
     return facts
@@ -90,7 +93,7 @@ def _apply(facts: StudyFacts, kind: str, event: dict[str, Any]) -> None:
         return
     number = int(event["trial"])
     if kind == "proposed":
-        facts.trials[number] = TrialFacts(number, event["group"], event["params"])
+        facts.trials[number] = TrialFacts(number, event["group"], event["params"], facts.revision)
         return
     trial = facts.trials[number]
     if kind == "reported":

@@ -1,0 +1,1 @@
+"""Videos and labels: manifests, folds, synthetic cohorts."""

@@ -65,7 +65,8 @@ def load_yaml(path: Path) -> Any:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}" if mark else "the file"
-        raise ConfigError(path.name, f"{line} is not YAML ({getattr(error, 'problem', error)})", "a YAML document") from None
+        problem = getattr(error, "problem", error)
+        raise ConfigError(path.name, f"{line} is not YAML ({problem})", "a YAML document") from None
 
 
 def nearest(word: str, known: list[str]) -> str:

@@ -44,4 +44,5 @@ class ExtractConfig(Strict):
     flow: TVL1Config = TVL1Config()
 
     def signature(self) -> str:
+        """Returns the identity of the features that these settings give."""
         return signature_of({"settings": self.model_dump(mode="json"), "version": STAGE_VERSIONS["extract"]})

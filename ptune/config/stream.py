@@ -118,6 +118,12 @@ class StreamConfig(Strict):
     test: Protocol = Protocol()
     init: Initial = "kinetics"
 
+    @model_validator(mode="after")
+    def _kinetics_fits(self) -> Self:
+        if self.init == "kinetics" and self.width != 1:
+            raise ValueError(f"width {self.width} cannot start from Kinetics weights, set init: random")
+        return self
+
 
 class FitVideo(Strict):
     """One video as a fit sees it."""
@@ -146,6 +152,7 @@ class FitSpec(Strict):
     seed: int = 0
 
     def signature(self) -> str:
+        """Returns the identity of the fit; the fold's number is not part of it, its videos are."""
         versions = {stage: STAGE_VERSIONS[stage] for stage in ("extract", "train", "protocol")}
         content = self.model_dump(mode="json", exclude={"fold"})
         return signature_of({"fit": content, "versions": versions})

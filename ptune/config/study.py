@@ -118,7 +118,8 @@ class StudyConfig(Strict):
         for name, dimension in space.items():
             for other in dimension.when:
                 if other not in space:
-                    raise ValueError(f"{name!r} depends on {other!r}, which is not searched{nearest(other, list(space))}")
+                    hint = nearest(other, list(space))
+                    raise ValueError(f"{name!r} depends on {other!r}, which is not searched{hint}")
         return space
 
     @model_validator(mode="after")
@@ -127,6 +128,7 @@ class StudyConfig(Strict):
         if twice:
             raise ValueError(f"{', '.join(twice)} is both searched and fixed")
         base = {name: dimension.values()[0] for name, dimension in self.space.items()} | self.fixed
+        base["init"] = self.init
         for name, dimension in self.space.items():
             for value in dimension.values():
                 stream_from(base | {name: value}, f"search space, {name}")

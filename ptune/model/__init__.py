@@ -1,0 +1,1 @@
+"""Networks: snippets become feature maps, feature maps become class logits."""

@@ -1,0 +1,1 @@
+"""Features become network inputs: which frames, which crop, mirrored or not, scaled to [-1, 1]."""

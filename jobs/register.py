@@ -1,0 +1,8 @@
+"""Ray Job: refit and register a study's best fused streams. The same as `ptune register` with the arguments given."""
+
+import sys
+
+from ptune.cli import main
+
+if __name__ == "__main__":
+    main(["register", *sys.argv[1:]])

@@ -1,0 +1,50 @@
+"""The command line: parses, calls, prints. Starts without PyTorch, Ray, MLflow or OpenCV.
+
+Exit 0 done, 1 some items failed, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+import click
+
+from ptune import __version__
+from ptune.cli import data, models, studies
+from ptune.errors import PtuneError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="ptune")
+@click.option("--debug", is_flag=True, help="Show tracebacks.")
+def cli(debug: bool) -> None:
+    """Hyperparameter and ablation studies for scoring movement videos.
+
+    Try it: ptune demo
+    """
+    if debug:
+        os.environ["PTUNE_DEBUG"] = "1"
+
+
+for command in (*data.COMMANDS, *studies.COMMANDS, *models.COMMANDS):
+    cli.add_command(command)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs one command, by default the one on the command line, and exits with its code."""
+    try:
+        code = cli(arguments, standalone_mode=False)
+    except PtuneError as error:
+        if os.environ.get("PTUNE_DEBUG"):
+            traceback.print_exc()
+        click.echo(f"ptune: {error}", err=True)
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("ptune: stopped. Run the same command again to go on.", err=True)
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)

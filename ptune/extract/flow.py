@@ -1,0 +1,120 @@
+"""Gray frames become TV-L1 optical flow, and float flow becomes the fixed-point numbers that are stored.
+
+Knows nothing of files. Solvers stand in one table; each pair of frames is solved by itself.
+
+Source: section 4.1; Zach, Pock and Bischof 2007; OpenCV's `DualTVL1OpticalFlow` is the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from ptune.config.base import nearest
+from ptune.config.extraction import TVL1Config
+from ptune.errors import ConfigError
+
+#: Stored flow counts in this many px/frame.
+FLOW_UNIT = 1 / 1024
+#: The largest stored magnitude; the other end of int16 stays unused, so that mirroring is exact.
+FLOW_LIMIT = 32767
+
+Gray = npt.NDArray[np.uint8]
+Flow = npt.NDArray[np.float32]
+Solver = Callable[[Gray, TVL1Config], Flow]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of TV-L1.
+
+    Args:
+        solve: uint8 [T,H,W] to float32 [T-1,H,W,2] in px/frame.
+        needs_gpu: a worker of it occupies one GPU.
+    """
+
+    solve: Solver
+    needs_gpu: bool = False
+
+
+def tvl1(gray: Gray, backend: str = "opencv", config: TVL1Config = TVL1Config()) -> Flow:  # noqa: B008 (frozen)
+    """Returns the flow from each frame to the next as float32 [T-1,H,W,2] in px/frame: u to the right, v downward.
+
+    Args:
+        gray: uint8 [T,H,W], at least one frame.
+        backend: a name in `BACKENDS`.
+        config: the solver's parameters.
+
+    Raises:
+        ConfigError: there is no such backend.
+        ValueError: `gray` has another shape or type.
+    """
+    if gray.ndim != 3 or gray.dtype != np.uint8 or not len(gray):
+        raise ValueError(f"gray is {gray.dtype} {list(gray.shape)}, expected uint8 [T,H,W]")
+    return backend_named(backend).solve(gray, config)
+
+
+def backend_named(name: str) -> Backend:
+    """Returns a backend.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    if name not in BACKENDS:
+        known = sorted(BACKENDS)
+        raise ConfigError("flow backend", f"{name!r} is unknown{nearest(name, known)}", f"one of {', '.join(known)}")
+    return BACKENDS[name]
+
+
+def to_gray(frames: npt.NDArray[np.uint8]) -> Gray:
+    """Returns the luma of RGB frames uint8 [T,H,W,3] as uint8 [T,H,W] (BT.601 weights)."""
+    return np.stack([cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames])
+
+
+def quantize(flow: Flow) -> npt.NDArray[np.int16]:
+    """Returns flow in units of 1/1024 px/frame, rounded, saturating just under +-32 px/frame.
+
+    Args:
+        flow: float of any shape in px/frame.
+
+    Raises:
+        ValueError: a value is not a number.
+    """
+    scaled = np.rint(flow / np.float32(FLOW_UNIT))
+    if np.isnan(scaled).any():
+        raise ValueError("flow holds values that are not numbers")
+    return np.clip(scaled, -FLOW_LIMIT, FLOW_LIMIT).astype(np.int16)
+
+
+def dequantize(stored: npt.NDArray[np.int16]) -> Flow:
+    """Returns stored flow as float32 in px/frame, exactly."""
+    return stored.astype(np.float32) * np.float32(FLOW_UNIT)
+
+
+def _opencv(gray: Gray, config: TVL1Config) -> Flow:
+    solver: Any = cv2.optflow.DualTVL1OpticalFlow_create(
+        tau=config.tau,
+        lambda_=config.lambda_,
+        theta=config.theta,
+        nscales=config.scales,
+        warps=config.warps,
+        epsilon=config.epsilon,
+        innnerIterations=config.inner_iterations,
+        outerIterations=config.outer_iterations,
+        scaleStep=config.scale_step,
+        gamma=0.0,
+        medianFiltering=config.median_size,
+        useInitialFlow=False,
+    )
+    flow = np.empty((len(gray) - 1, *gray.shape[1:], 2), np.float32)
+    for index in range(len(flow)):
+        flow[index] = solver.calc(gray[index], gray[index + 1], None)
+    return flow
+
+
+BACKENDS: dict[str, Backend] = {"opencv": Backend(_opencv)}

@@ -1,0 +1,193 @@
+"""Streams become one prediction: the plain average of their probabilities on the same videos.
+
+Knows nothing of training; a fusion is computed from what the ledger holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, get_args
+
+import numpy as np
+
+from ptune.config import Modality
+from ptune.errors import BadInput
+from ptune.ledger import Ledger
+from ptune.replay import StudyFacts, out_of_fold
+from ptune.results.metrics import score_frame, stacked
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MODALITIES: tuple[str, ...] = get_args(Modality)
+#: Values this close are a tie.
+TIE = 1e-9
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One fusion that was tried: the trial of each modality and the metrics of their average."""
+
+    members: dict[str, int]
+    metrics: dict[str, float]
+
+    @property
+    def name(self) -> str:
+        """The modalities, as in the paper's tables: `flow + mb`."""
+        return " + ".join(self.members)
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """The best fusion of a study and all others that were tried.
+
+    Args:
+        members: trial number of each modality that takes part.
+        frame: its out-of-fold predictions, as `fuse` returns them.
+        value: the metric it was chosen by.
+        tried: every combination, in the order of the paper's table: single streams first.
+        missing: modalities without a finished trial.
+    """
+
+    members: dict[str, int]
+    frame: pd.DataFrame
+    metric: str
+    value: float
+    tried: tuple[Combination, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The modalities: `flow + mb`."""
+        return " + ".join(self.members)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """All metrics of the chosen combination."""
+        return next(item.metrics for item in self.tried if item.members == self.members)
+
+    def decision(self) -> dict[str, Any]:
+        """Returns the content of the `decided` event that records this choice."""
+        return {"what": "fusion", "members": self.members, "metric": self.metric, "metrics": self.metrics}
+
+
+def fuse(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Returns the late fusion of streams: columns video_id, subject, fold, score, label and mean probabilities.
+
+    Rows are sorted by video id. Attention belongs to one stream and is left out.
+
+    Args:
+        frames: one table per stream, as `ptune.replay.out_of_fold` returns it.
+
+    Raises:
+        BadInput: the streams saw different videos, folds or labels; says which.
+
+    Source: section 4.2 and figure 4, "average over all predicted scores".
+    """
+    if not frames:
+        raise BadInput("fusion", "no stream", "at least one")
+    ordered = [frame.sort_values("video_id", ignore_index=True) for frame in frames]
+    first = ordered[0]
+    for number, other in enumerate(ordered[1:], 2):
+        _require_same_videos(first, other, number)
+        for column in ("fold", "label"):
+            differing = first["video_id"][(first[column] != other[column]).to_numpy()].tolist()
+            if differing:
+                raise BadInput(
+                    "fusion",
+                    f"streams 1 and {number} have another {column} for {_some(differing)}",
+                    f"the same {column} in every stream",
+                    "Fuse trials of one study.",
+                )
+    mean = np.mean([stacked(frame) for frame in ordered], axis=0)
+    return first[["video_id", "subject", "fold", "score", "label"]].assign(probabilities=list(mean))
+
+
+def choose_fusion(
+    candidates: Mapping[str, Sequence[tuple[int, pd.DataFrame]]], metric: str, class_names: Sequence[str]
+) -> Fusion:
+    """Returns the best fusion over all non-empty sets of modalities, each represented by its own best trial.
+
+    Three modalities give the paper's seven combinations. Ties go to fewer streams, then to the earlier modality.
+    The value of the chosen fusion is optimistic: it was picked on the data that it is measured on. The
+    bias-corrected estimate is a matter of statistics over the whole search, not of this function.
+
+    Args:
+        candidates: finished trials of each modality, as (trial number, out-of-fold table).
+        metric: a key of `ptune.results.metrics.score`; larger is better.
+        class_names: M names.
+
+    Raises:
+        BadInput: there is no candidate at all, or streams differ in videos, folds or labels.
+    """
+    best: dict[str, tuple[int, pd.DataFrame]] = {}
+    known = [*MODALITIES, *(name for name in candidates if name not in MODALITIES)]
+    for modality in known:
+        scored = [
+            (score_frame(frame, class_names)[metric], number, frame) for number, frame in candidates.get(modality, ())
+        ]
+        if scored:
+            _, number, frame = min(scored, key=lambda item: (-item[0], item[1]))
+            best[modality] = number, frame
+    if not best:
+        raise BadInput("fusion", "no finished trial", "one in at least one modality", "Let the sweep finish a trial.")
+    tried, frames = [], []
+    for size in range(1, len(best) + 1):
+        for members in combinations(best, size):
+            frame = fuse([best[modality][1] for modality in members])
+            frames.append(frame)
+            tried.append(Combination({name: best[name][0] for name in members}, score_frame(frame, class_names)))
+    chosen = 0
+    for index, item in enumerate(tried):
+        if item.metrics[metric] > tried[chosen].metrics[metric] + TIE:
+            chosen = index
+    value = tried[chosen].metrics[metric]
+    missing = tuple(name for name in known if name not in best)
+    return Fusion(tried[chosen].members, frames[chosen], metric, value, tuple(tried), missing)
+
+
+def study_frames(facts: StudyFacts, ledger: Ledger) -> dict[int, pd.DataFrame]:
+    """Returns the out-of-fold table of every finished trial by its number, best trial first."""
+    return {trial.number: out_of_fold(ledger, trial) for trial in facts.finished()}
+
+
+def study_fusion(facts: StudyFacts, frames: Mapping[int, pd.DataFrame]) -> Fusion | None:
+    """Returns the best fusion of a study by its own objective, or None while no trial has finished.
+
+    Args:
+        frames: as `study_frames` returns them.
+    """
+    candidates: dict[str, list[tuple[int, pd.DataFrame]]] = {}
+    for number, frame in frames.items():
+        modality = facts.stream(facts.trials[number]).modality
+        candidates.setdefault(modality, []).append((number, frame))
+    if not candidates:
+        return None
+    return choose_fusion(candidates, facts.config.objective.metric, facts.config.grouping.names)
+
+
+def _require_same_videos(first: pd.DataFrame, other: pd.DataFrame, number: int) -> None:
+    ids, other_ids = first["video_id"].tolist(), other["video_id"].tolist()
+    if ids == other_ids and len(set(ids)) == len(ids):
+        return
+    twice = sorted({video for video in ids if ids.count(video) > 1})
+    found = []
+    if twice:
+        found.append(f"stream 1 has {_some(twice)} twice")
+    if set(ids) - set(other_ids):
+        found.append(f"stream {number} lacks {_some(sorted(set(ids) - set(other_ids)))}")
+    if set(other_ids) - set(ids):
+        found.append(f"stream 1 lacks {_some(sorted(set(other_ids) - set(ids)))}")
+    raise BadInput(
+        "fusion",
+        "; ".join(found) or f"stream {number} has a video twice",
+        "the same videos in every stream, each once",
+        "Fuse trials that finished on the same cohort.",
+    )
+
+
+def _some(videos: Sequence[str]) -> str:
+    shown = ", ".join(videos[:3])
+    return shown if len(videos) <= 3 else f"{shown} and {len(videos) - 3} more"

@@ -1,0 +1,92 @@
+"""Text, tables and figures become one HTML page that needs nothing from anywhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+CSS = """
+:root { --ink: #22303c; --soft: #5d6b77; --line: #d9dfe4; --accent: #0072b2; --paper: #ffffff; }
+* { box-sizing: border-box; }
+body { margin: 0; background: #f4f6f8; color: var(--ink); font: 15px/1.55 system-ui, "Segoe UI", Roboto,
+  "Helvetica Neue", "Liberation Sans", Arial, sans-serif; }
+main { max-width: 1040px; margin: 0 auto; padding: 28px 36px 60px; background: var(--paper); min-height: 100vh; }
+h1 { font-size: 26px; margin: 8px 0 2px; letter-spacing: -0.01em; }
+h2 { font-size: 18px; margin: 38px 0 10px; padding-bottom: 5px; border-bottom: 1px solid var(--line); }
+p { margin: 8px 0; max-width: 78ch; }
+.caption, .soft { color: var(--soft); font-size: 13px; max-width: 100ch; }
+.summary { font-size: 17px; line-height: 1.5; border-left: 4px solid var(--accent); padding: 4px 0 4px 16px;
+  margin: 18px 0; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; margin: 12px 0; font-size: 14px; font-variant-numeric: tabular-nums; }
+th, td { padding: 5px 14px 5px 0; text-align: right; white-space: nowrap; border-bottom: 1px solid #edf0f2; }
+th { color: var(--soft); font-weight: 600; border-bottom: 1px solid #9aa5ae; }
+th:first-child, td:first-child, td.text, th.text { text-align: left; }
+td.text { white-space: normal; min-width: 10ch; }
+tr.base td { color: var(--soft); border-top: 1px solid #9aa5ae; font-style: italic; }
+tr.lead td { font-weight: 650; }
+ul.warnings { margin: 14px 0; padding: 12px 16px 12px 34px; background: #fff7e8; border: 1px solid #f0dcae;
+  border-radius: 6px; font-size: 14px; }
+ul.warnings li { margin: 3px 0; }
+svg { max-width: 100%; height: auto; display: block; margin: 10px 0; }
+.pair { display: flex; gap: 40px; flex-wrap: wrap; align-items: flex-start; }
+nav { font-size: 13px; margin: 10px 0 0; } nav a { color: var(--accent); text-decoration: none; margin-right: 16px; }
+@media print { body { background: white; } main { padding: 0; } nav { display: none; } h2, svg { break-inside: avoid; } }
+"""
+
+
+def page(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
+    """Returns a whole HTML document.
+
+    Args:
+        title, subtitle: plain text.
+        sections: heading (plain text, empty for none) and body (HTML) of each.
+    """
+    links, bodies = [], []
+    for number, (heading, body) in enumerate(sections):
+        if heading:
+            links.append(f'<a href="#s{number}">{escape(heading)}</a>')
+            bodies.append(f'<section id="s{number}"><h2>{escape(heading)}</h2>{body}</section>')
+        else:
+            bodies.append(f"<section>{body}</section>")
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{CSS}</style></head>\n<body><main>"
+        f'<h1>{escape(title)}</h1><p class="soft">{escape(subtitle)}</p><nav>{"".join(links)}</nav>\n'
+        + "\n".join(bodies)
+        + "\n</main></body></html>\n"
+    )
+
+
+def paragraph(text: str, kind: str = "") -> str:
+    """Returns plain text as a paragraph of an optional CSS class."""
+    return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+
+
+def table(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    text_columns: Sequence[int] = (),
+    classes: Sequence[str] = (),
+) -> str:
+    """Returns an HTML table of plain cells; the first column and `text_columns` are left-aligned.
+
+    Args:
+        classes: CSS class of each row, where not all are plain.
+    """
+    mark = [' class="text"' if index in text_columns else "" for index in range(len(headings))]
+    head = "".join(f"<th{mark[index]}>{escape(cell)}</th>" for index, cell in enumerate(headings))
+    lines = []
+    for number, row in enumerate(rows):
+        kind = f' class="{classes[number]}"' if classes and classes[number] else ""
+        cells = "".join(f"<td{mark[index]}>{escape(cell)}</td>" for index, cell in enumerate(row))
+        lines.append(f"<tr{kind}>{cells}</tr>")
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def bullets(items: Sequence[str], kind: str) -> str:
+    """Returns plain sentences as a list of a CSS class, or nothing when there are none."""
+    if not items:
+        return ""
+    return f'<ul class="{kind}">' + "".join(f"<li>{escape(item)}</li>" for item in items) + "</ul>"

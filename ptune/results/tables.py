@@ -1,0 +1,173 @@
+"""Finished trials and their fusions become one table of metrics, as aligned text or as Markdown.
+
+The row of always answering the majority class is part of every table. Knows nothing of HTML or MLflow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptune.config import signature_of
+from ptune.replay import StudyFacts, TrialFacts
+from ptune.results.fusion import Fusion
+from ptune.results.metrics import labels_from_counts, majority_class, majority_row, score_frame
+from ptune.results.stats import ESTIMABLE_SUBJECTS, class_subjects
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def percent(value: float) -> str:
+    """Returns a share as percent with one decimal: 0.723 gives 72.3."""
+    return f"{100 * value:.1f}"
+
+
+def decimal(value: float) -> str:
+    """Returns a number with two decimals; what rounds to zero has no sign."""
+    return f"{value:.2f}".replace("-0.00", "0.00")
+
+
+#: Heading, metric, and how it is written.
+COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
+    ("accuracy", "accuracy", percent),
+    ("weighted F1", "f1_weighted", percent),
+    ("macro F1", "f1_macro", percent),
+    ("balanced accuracy", "balanced_accuracy", percent),
+    ("kappa", "kappa_quadratic", decimal),
+    ("MAE", "mae", decimal),
+)
+UNITS = "Accuracies and F1 in percent; kappa is quadratic; MAE in classes; a quotient by zero counts as 0."
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: a stream, a fusion or the majority class."""
+
+    name: str
+    metrics: Mapping[str, float]
+
+    def cells(self) -> list[str]:
+        """Returns the name and the numbers of `COLUMNS` as text."""
+        return [self.name, *(write(self.metrics[metric]) for _, metric, write in COLUMNS)]
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """Rows with the caption that says what they rest on."""
+
+    caption: str
+    rows: tuple[Row, ...]
+
+    @property
+    def headings(self) -> list[str]:
+        """First the name's column, then those of `COLUMNS`."""
+        return ["", *(heading for heading, _, _ in COLUMNS)]
+
+    def text(self) -> str:
+        """Returns the table for a terminal: aligned columns under the caption."""
+        lines = [self.headings, *(row.cells() for row in self.rows)]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(self.headings))]
+        written = [
+            "  ".join(cell.ljust(width) if not index else cell.rjust(width) for index, (cell, width) in pairs).rstrip()
+            for pairs in (list(enumerate(zip(line, widths, strict=True))) for line in lines)
+        ]
+        rule = "-" * (sum(widths) + 2 * len(widths) - 2)
+        return "\n".join([self.caption, "", written[0], rule, *written[1:], "", UNITS]) + "\n"
+
+    def markdown(self) -> str:
+        """Returns the table as Markdown."""
+        lines = [self.headings, ["---", *["---:"] * len(COLUMNS)], *(row.cells() for row in self.rows)]
+        body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+        return f"{self.caption}\n\n{body}\n\n{UNITS}\n"
+
+
+def study_table(facts: StudyFacts, frames: Mapping[int, pd.DataFrame], fusion: Fusion | None = None) -> StudyTable:
+    """Builds the table of a study: finished trials best first, fusions of several streams, the majority class.
+
+    Args:
+        frames: out-of-fold tables by trial number, as `ptune.results.fusion.study_frames` returns them.
+        fusion: its combinations of two or more streams become rows.
+    """
+    names = facts.config.grouping.names
+    rows = [Row(trial_name(facts.trials[number]), score_frame(frame, names)) for number, frame in frames.items()]
+    if fusion is not None:
+        rows += [Row(item.name, item.metrics) for item in fusion.tried if len(item.members) > 1]
+    labels = study_labels(facts, frames)
+    if len(labels):
+        common = names[majority_class(labels, len(names))]
+        rows.append(Row(f"always {common}", majority_row(labels, names)))
+    return StudyTable(caption(facts, frames), tuple(rows))
+
+
+def trial_name(trial: TrialFacts) -> str:
+    """Returns how a trial is called everywhere: `trial-07 flow`."""
+    return f"trial-{trial.number:02d} {trial.group}"
+
+
+def study_labels(facts: StudyFacts, frames: Mapping[int, pd.DataFrame]) -> NDArray[np.int64]:
+    """Returns the true classes, int [N]: of the predictions, or while there are none, as the cohort counts them."""
+    for frame in frames.values():
+        return frame["label"].to_numpy(np.int64)
+    return labels_from_counts(facts.cohort["class_counts"], facts.config.grouping.names)
+
+
+def caption(facts: StudyFacts, frames: Mapping[int, pd.DataFrame]) -> str:
+    """Returns what a table rests on: videos, subjects, folds, seed, protocol, signature."""
+    frame = next(iter(frames.values()), None)
+    videos = len(frame) if frame is not None else facts.cohort["videos"]
+    subjects = frame["subject"].nunique() if frame is not None else facts.cohort["subjects"]
+    config = facts.config
+    return (
+        f"Study {config.study}, task {config.task}: {videos} videos of {subjects} subjects, "
+        f"{config.folds.count} subject-disjoint folds (seed {config.folds.seed}), pooled out-of-fold predictions, "
+        f"{protocol_name(facts)}, signature {study_signature(facts)[:12]}."
+    )
+
+
+def protocol_name(facts: StudyFacts) -> str:
+    """Returns the test protocol in words: `64 snippets of 16 frames`."""
+    trials = facts.finished() or list(facts.trials.values())
+    protocols = [facts.stream(trial).test for trial in trials]
+    named = dict.fromkeys(f"{item.snippets} snippets of {item.frames} frames" for item in protocols)
+    return " or ".join(named) or "no trial yet"
+
+
+def study_signature(facts: StudyFacts) -> str:
+    """Returns the identity of what a study measures: its settings but for the budget, and its cohort's digest."""
+    settings = facts.config.model_dump(mode="json", by_alias=True, exclude={"budget", "cohort"})
+    return signature_of({"study": settings, "cohort": facts.cohort["digest"]})
+
+
+def warnings_of(facts: StudyFacts, frames: Mapping[int, pd.DataFrame], fusion: Fusion | None) -> list[str]:
+    """Returns what a reader must know before trusting the table, one sentence each."""
+    names, found = facts.config.grouping.names, []
+    frame = next(iter(frames.values()), None)
+    if frame is not None:
+        for index, subjects in enumerate(class_subjects(frame, len(names))):
+            if subjects < ESTIMABLE_SUBJECTS:
+                found.append(
+                    f"Class {names[index]} rests on {subjects} subject{'' if subjects == 1 else 's'}: its own numbers "
+                    "are not estimable, and macro F1 and balanced accuracy depend on it."
+                )
+        for fold, part in frame.groupby("fold"):
+            absent = sorted(set(range(len(names))) - set(part["label"]))
+            if absent:
+                listed = ", ".join(names[index] for index in absent)
+                found.append(f"Fold {fold} holds no video of class {listed}; only pooled metrics are meaningful there.")
+    if fusion is not None:
+        if fusion.missing:
+            found.append(f"No finished trial of {', '.join(fusion.missing)}: fusions with it were not tried.")
+        found.append(
+            f"The best of {len(frames)} finished trials and {len(fusion.tried)} combinations was picked on the data it "
+            "is measured on: its value is optimistic."
+        )
+    for state, text in (("failed", "failed"), ("running", "not finished yet")):
+        count = sum(trial.state == state for trial in facts.trials.values())
+        if count:
+            found.append(f"{count} trial{'' if count == 1 else 's'} {text}.")
+    return found

@@ -1,0 +1,112 @@
+"""The fixed part of a study: its videos, folds and features, from which every fit's specification follows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ptune.cohort.folds import assign_folds, fold_warnings
+from ptune.cohort.manifest import Manifest, load_manifest
+from ptune.config import FitSpec, FitVideo, StreamConfig, StudyConfig
+from ptune.extract.pipeline import ExtractReport, extract
+from ptune.home import Home
+from ptune.model.weights import kinetics_path, weights_hash
+from ptune.replay import StudyFacts
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every trial of a study shares; travels to the workers as it is.
+
+    Args:
+        folds: fold of each subject.
+        initial_weights: sha256 of the Kinetics weights, "" where the study starts from random ones.
+    """
+
+    config: StudyConfig
+    home: Home
+    videos: tuple[FitVideo, ...]
+    folds: Mapping[str, int]
+    cohort: Mapping[str, Any]
+    initial_weights: str
+    warnings: tuple[str, ...] = ()
+
+    def spec(self, stream: StreamConfig, fold: int) -> FitSpec:
+        """Returns the fit of a stream on one fold; fold -1 trains on all videos."""
+        held_out = tuple(video for video in self.videos if self.folds[video.subject] == fold)
+        return FitSpec(
+            stream=stream,
+            classes=self.config.grouping.names,
+            fold=fold,
+            train=tuple(video for video in self.videos if video not in held_out),
+            held_out=held_out,
+            extraction=self.config.extraction.signature(),
+            initial_weights=self.initial_weights,
+            seed=self.config.seed,
+        )
+
+    @property
+    def weights(self) -> Path | None:
+        """The file of the initial weights, where there is one."""
+        return kinetics_path(self.home.weights) if self.initial_weights else None
+
+
+def read_inputs(config: StudyConfig, folder: Path, home: Home) -> tuple[Manifest, str]:
+    """Reads and checks everything a study needs from the user, before anything is computed or written.
+
+    Args:
+        folder: where relative paths in the study start.
+
+    Returns:
+        The manifest of the study's task and the hash of the initial weights.
+
+    Raises:
+        BadInput: manifest, task, folds or weights are not usable.
+    """
+    manifest = load_manifest(folder / config.cohort, config.grouping).for_task(config.task)
+    _folds(config, manifest, None)
+    starts_from = "" if config.init == "random" else weights_hash(kinetics_path(home.weights))
+    return manifest, starts_from
+
+
+def make_plan(
+    config: StudyConfig,
+    manifest: Manifest,
+    initial_weights: str,
+    home: Home,
+    past: StudyFacts | None = None,
+    workers: int | None = None,
+) -> tuple[Plan, ExtractReport]:
+    """Extracts what is missing and fixes videos and folds; quarantined videos are left out and named.
+
+    Args:
+        past: the study as it is, whose subjects keep their folds.
+    """
+    report = extract(manifest.videos, config.extraction, home, workers)
+    usable = tuple(video for video in manifest.videos if video.id not in report.quarantined)
+    manifest = replace(manifest, videos=usable)
+    folds = _folds(config, manifest, past)
+    videos = tuple(
+        FitVideo(
+            video_id=video.id,
+            subject=video.subject,
+            score=video.score,
+            label=config.grouping.class_of(video.score),
+        )
+        for video in sorted(manifest.videos, key=lambda video: video.id)
+    )
+    cohort = {
+        "digest": manifest.digest,
+        "videos": len(videos),
+        "subjects": len(folds),
+        "class_counts": manifest.class_counts(),
+    }
+    warnings = fold_warnings(manifest.labels(), folds, config.grouping.names)
+    return Plan(config, home, videos, folds, cohort, initial_weights, tuple(warnings)), report
+
+
+def _folds(config: StudyConfig, manifest: Manifest, past: StudyFacts | None) -> dict[str, int]:
+    existing = past.folds if past and past.config.folds == config.folds else None
+    return assign_folds(manifest.labels(), config.folds.count, config.folds.seed, existing)

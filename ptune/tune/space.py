@@ -1,0 +1,118 @@
+"""A search space in ptune's words becomes Optuna's suggestions, one group (modality) at a time."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from ptune.config import StreamConfig, StudyConfig
+from ptune.config.study import Dimension, Value
+
+Params = dict[str, Any]
+
+
+def groups(study: StudyConfig) -> tuple[str, ...]:
+    """Returns the modalities of the study; each has its own incumbent and share of the trials."""
+    searched = study.space.get("modality")
+    if searched is not None:
+        return tuple(str(value) for value in searched.choice or ())
+    return (str(study.fixed.get("modality", StreamConfig.model_fields["modality"].default)),)
+
+
+def distribution(dimension: Dimension) -> BaseDistribution:
+    """Returns Optuna's form of one dimension."""
+    if dimension.choice is not None:
+        return CategoricalDistribution(dimension.choice)
+    if dimension.int_ is not None:
+        return IntDistribution(*dimension.int_, log=dimension.log)
+    assert dimension.float_ is not None
+    return FloatDistribution(*dimension.float_, log=dimension.log)
+
+
+def suggest(trial: optuna.Trial, study: StudyConfig, group: str) -> Params:
+    """Returns one point of the space within a group; a dimension whose condition does not hold is left out."""
+    params: Params = {"modality": group} if "modality" in study.space else {}
+    for name, dimension in _ordered(study.space):
+        if name != "modality" and _holds(dimension, params):
+            params[name] = _suggest(trial, name, dimension)
+    return params
+
+
+def _suggest(trial: optuna.Trial, name: str, dimension: Dimension) -> Any:
+    if dimension.choice is not None:
+        return trial.suggest_categorical(name, dimension.choice)
+    if dimension.int_ is not None:
+        return trial.suggest_int(name, *dimension.int_, log=dimension.log)
+    assert dimension.float_ is not None
+    return trial.suggest_float(name, *dimension.float_, log=dimension.log)
+
+
+def distributions(study: StudyConfig, params: Params) -> dict[str, BaseDistribution]:
+    """Returns the distributions of the dimensions that a point uses."""
+    return {name: distribution(study.space[name]) for name in params if name != "modality"}
+
+
+def paper_point(study: StudyConfig) -> Params:
+    """Returns the paper's settings as far as the space contains them; Optuna draws the rest."""
+    defaults = StreamConfig().model_dump()
+    point: Params = {}
+    for name, dimension in study.space.items():
+        value: Any = defaults
+        for part in name.split("."):
+            value = value[part]
+        if name != "modality" and _contains(dimension, value):
+            point[name] = value
+    return point
+
+
+def all_points(study: StudyConfig, group: str) -> list[Params] | None:
+    """Returns every point of a finite group, or None when a dimension is continuous."""
+    points: list[Params] = [{"modality": group}] if "modality" in study.space else [{}]
+    for name, dimension in _ordered(study.space):
+        if name == "modality":
+            continue
+        values: tuple[Value, ...]
+        if dimension.choice is not None:
+            values = dimension.choice
+        elif dimension.int_ is not None:
+            values = tuple(range(dimension.int_[0], dimension.int_[1] + 1))
+        else:
+            return None
+        points = list(
+            itertools.chain.from_iterable(
+                [point | {name: value} for value in values] if _holds(dimension, point) else [point] for point in points
+            )
+        )
+    return points
+
+
+def _ordered(space: dict[str, Dimension]) -> list[tuple[str, Dimension]]:
+    """Returns dimensions so that each comes after those it depends on."""
+    done: dict[str, Dimension] = {}
+    waiting = dict(space)
+    while waiting:
+        ready = [name for name, dimension in waiting.items() if all(other in done for other in dimension.when)]
+        if not ready:
+            raise ValueError(f"conditions of {', '.join(waiting)} depend on each other in a circle")
+        for name in ready:
+            done[name] = waiting.pop(name)
+    return list(done.items())
+
+
+def _holds(dimension: Dimension, params: Params) -> bool:
+    return all(params.get(other) == value for other, value in dimension.when.items())
+
+
+def _contains(dimension: Dimension, value: Any) -> bool:
+    if dimension.choice is not None:
+        return value in dimension.choice
+    bounds = dimension.int_ or dimension.float_
+    return bounds is not None and isinstance(value, int | float) and bounds[0] <= value <= bounds[1]
