@@ -53,7 +53,7 @@ def motion_boundaries(flow: npt.NDArray[Any]) -> Floats:
 
 def mirror_flow(flow: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Returns the flow [...,H,W,2] of the mirrored video: columns reversed, u negated."""
-    mirrored = flow[..., ::-1, :].copy()
+    mirrored: npt.NDArray[Any] = flow[..., ::-1, :].copy()
     mirrored[..., 0] = -mirrored[..., 0]
     return mirrored
 
@@ -63,7 +63,7 @@ def _central(field: Floats, axis: int) -> Floats:
     index = np.arange(last + 1)
     after = np.take(field, np.minimum(index + 1, last), axis)
     before = np.take(field, np.maximum(index - 1, 0), axis)
-    return (after - before) * np.float32(0.5)
+    return np.multiply(after - before, np.float32(0.5))
 
 
 class MotionStatistics:

@@ -88,7 +88,8 @@ def quantize(flow: Flow) -> npt.NDArray[np.int16]:
     scaled = np.rint(flow / np.float32(FLOW_UNIT))
     if np.isnan(scaled).any():
         raise ValueError("flow holds values that are not numbers")
-    return np.clip(scaled, -FLOW_LIMIT, FLOW_LIMIT).astype(np.int16)
+    stored: npt.NDArray[np.int16] = np.clip(scaled, -FLOW_LIMIT, FLOW_LIMIT).astype(np.int16)
+    return stored
 
 
 def dequantize(stored: npt.NDArray[np.int16]) -> Flow:
@@ -97,7 +98,8 @@ def dequantize(stored: npt.NDArray[np.int16]) -> Flow:
 
 
 def _opencv(gray: Gray, config: TVL1Config) -> Flow:
-    solver: Any = cv2.optflow.DualTVL1OpticalFlow_create(
+    optflow: Any = cv2.optflow
+    solver = optflow.DualTVL1OpticalFlow_create(
         tau=config.tau,
         lambda_=config.lambda_,
         theta=config.theta,

@@ -102,19 +102,19 @@ def extract(
     store = open_store(home.features, config)
     reused = tuple(video.id for video in videos if store.has(video.id))
     pending = [video for video in videos if not store.has(video.id)]
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     with progress("extract", len(videos)) as bar:
         if reused:
             bar.advance(len(reused), f"{len(reused)} reused")
         if pending:
             with ray_session(home, workers):
-                for row in _run(pending, config, store, workers, backend):
-                    rows[row["id"]] = row
-                    bar.advance(1, "" if row["status"] == "done" else row["reason"])
+                for result in _run(pending, config, store, workers, backend):
+                    rows[result["id"]] = result
+                    bar.advance(1, result["reason"])
     quarantined = {
         video.id: Quarantined(video.line, row["reason"], row["detail"])
         for video in pending
-        if (row := rows.get(video.id)) and row["status"] == "quarantined"
+        if (row := rows.get(video.id, {})) and row["status"] == "quarantined"
     }
     _remember(store, {video.id for video in videos}, quarantined)
     _account(pending, rows)

@@ -60,7 +60,7 @@ def _training_snippets(
     generator = np.random.default_rng(seed)
     features = store.video(video.video_id)
     frames = features.length(stream.modality)
-    height, width = features.size
+    height, width = features.rgb.shape[1:3]
     starts = training_starts(frames, stream.segments, stream.snippet_frames, generator)
     snippets = []
     for start in starts:
@@ -78,7 +78,7 @@ def protocol_snippets(
         float32 [up to batch, C, T, crop, crop] and as many start frames.
     """
     frames = features.length(stream.modality)
-    view: View = centre_view(*features.size, stream.crop)
+    view: View = centre_view(*features.rgb.shape[1:3], stream.crop)
     starts = [int(start) for start in protocol_starts(frames, protocol)]
     for first in range(0, len(starts), batch):
         chunk = starts[first : first + batch]

@@ -126,7 +126,7 @@ class _Training:
             with self.acceleration.autocast():
                 output = self.step_model(batch.snippets_BKCTHW)
                 loss = focal_loss(output.logits, batch.labels_B, spec.stream.focal)
-            value = float(loss)
+            value = loss.item()
             if not math.isfinite(value):
                 raise FitFailed(
                     f"fit {spec.signature()}, epoch {progress.epoch + 1}, batch {progress.batch + 1}",

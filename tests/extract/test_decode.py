@@ -1,0 +1,118 @@
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from ptune.config import ExtractConfig
+from ptune.errors import VideoError
+from ptune.extract import decode as door
+from ptune.extract.decode import decode, probe, upright
+from tests.extract.clips import panning, write_clip
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "videos"
+SMALL = ExtractConfig(width=80, height=60)
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+
+
+def corpus():
+    index = SHARED / "bad" / "INDEX.tsv"
+    if not index.is_file():
+        return [pytest.param("", "", marks=pytest.mark.skip(reason="the corpus of bad videos is not on this machine"))]
+    with open(index, newline="") as handle:
+        rows = list(csv.DictReader(handle, delimiter="\t"))
+    return [(name, expected(row["expected"])) for row in rows for name in row["file"].split()]
+
+
+def expected(text):
+    if "quarantined: " not in text:
+        return "read"
+    return text.split("quarantined: ")[1].split(" (")[0].replace(" ", "_")
+
+
+@pytest.mark.parametrize(("name", "outcome"), corpus())
+def test_each_bad_video_meets_its_expected_fate(name, outcome):
+    path = SHARED / "bad" / name
+    if outcome == "read":
+        decoded = decode(path, SMALL)
+        assert decoded.frames.shape[1:] == (60, 80, 3)
+        assert decoded.frames.std() > 1
+        return
+    with pytest.raises(VideoError) as caught:
+        decode(path, SMALL)
+    assert caught.value.reason == outcome
+    assert path.stem not in str(caught.value)
+
+
+def test_real_clips_decode_whole():
+    names = ["soccer_juggling.avi", "hand_open_close.gif", "talking_small.mp4"]
+    if not SHARED.is_dir():
+        pytest.skip("the real clips are not on this machine")
+    for name, frames in zip(names, (240, 80, 120), strict=True):
+        decoded = decode(SHARED / name, SMALL)
+        assert len(decoded.frames) == frames == probe(SHARED / name)
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_rotation_metadata_is_applied(degrees, monkeypatch):
+    path = SHARED / "bad" / f"rotated_{degrees}.mov"
+    if not path.is_file():
+        pytest.skip("the rotated clips are not on this machine")
+    monkeypatch.setattr(door, "MIN_FRAMES", 1)
+    decoded = decode(path, ExtractConfig(height=320, keep_aspect=True))
+    _, reference = cv2.VideoCapture(str(path)).read()
+    shown = decoded.frames[0].astype(int)
+    assert shown.shape == reference.shape
+    assert abs(shown - reference[..., ::-1]).mean() < 1
+
+
+def test_quarter_turns_go_counterclockwise():
+    image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
+    assert (upright(image, 90)[0] == [image[0, 1], image[1, 1]]).all()
+    assert (upright(image, -90)[0] == [image[1, 0], image[0, 0]]).all()
+
+
+def test_frames_keep_their_order_colours_and_rate(tmp_path):
+    frames = np.zeros((9, 48, 64, 3), np.uint8)
+    frames[:, :, :, 0] = 20 + 20 * np.arange(9)[:, None, None]
+    decoded = decode(write_clip(tmp_path / "a.mp4", frames, fps=20), ExtractConfig(width=64, height=48))
+    assert decoded.frames.shape == frames.shape
+    assert decoded.frames.dtype == np.uint8
+    assert abs(decoded.frames.astype(int) - frames).max() < 12
+    assert decoded.fps == pytest.approx(20)
+    assert (decoded.codec, decoded.source_width, decoded.source_height) == ("mpeg4", 64, 48)
+
+
+def test_aspect_is_kept_only_on_request(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", panning(height=48, width=96))
+    assert decode(path, ExtractConfig(width=32, height=32)).frames.shape[1:3] == (32, 32)
+    assert decode(path, ExtractConfig(height=32, keep_aspect=True)).frames.shape[1:3] == (32, 64)
+
+
+@pytest.mark.parametrize(("count", "reason"), [(7, "too_short"), (8, None)])
+def test_eight_frames_are_enough(tmp_path, count, reason):
+    path = write_clip(tmp_path / "a.mp4", panning(frames=count))
+    if reason is None:
+        assert len(decode(path, SMALL).frames) == count
+        return
+    with pytest.raises(VideoError, match="7 frames, at least 8"):
+        decode(path, SMALL)
+
+
+@pytest.mark.parametrize(("suffix", "options"), [("mp4", {"movflags": "faststart"}), ("mkv", {}), ("avi", {})])
+def test_a_file_cut_in_its_second_half_is_never_read(tmp_path, suffix, options):
+    whole = write_clip(tmp_path / f"whole.{suffix}", panning(frames=60), container_options=options).read_bytes()
+    cut = tmp_path / f"cut.{suffix}"
+    cut.write_bytes(whole[: len(whole) * 6 // 10])
+    with pytest.raises(VideoError) as caught:
+        decode(cut, SMALL)
+    assert caught.value.reason in {"truncated", "damaged"}
+
+
+def test_a_missing_file_is_unreadable_and_its_name_stays_here(tmp_path):
+    with pytest.raises(VideoError, match="unreadable") as caught:
+        decode(tmp_path / "S014_visit_2.mp4", SMALL)
+    assert "S014" not in str(caught.value)
+    assert probe(tmp_path / "S014_visit_2.mp4") is None

@@ -1,0 +1,143 @@
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ptune.cohort.manifest import Video
+from ptune.config import ExtractConfig, TVL1Config
+from ptune.errors import ConfigError, FeatureError, VideoError
+from ptune.extract import pipeline
+from ptune.extract.pipeline import Extractor, extract, extract_video, load_quarantine
+from ptune.extract.store import open_store
+from ptune.home import Home
+from tests.extract.clips import panning, write_clip
+
+QUICK = ExtractConfig(width=32, height=24, flow=TVL1Config(scales=2, warps=2, outer_iterations=2))
+
+
+@pytest.fixture
+def home(tmp_path):
+    return Home.open(tmp_path / "home")
+
+
+def video(path: Path, line: int) -> Video:
+    return Video(hashlib.sha256(path.read_bytes()).hexdigest()[:16], path, f"S{line}", "hand", 0, line)
+
+
+def clips(folder: Path) -> list[Video]:
+    paths = [write_clip(folder / f"S01_{seed}.mp4", panning(frames=9 + seed, seed=seed)) for seed in range(3)]
+    (folder / "S01_noise.mp4").write_bytes(b"no video" * 100)
+    return [video(path, line) for line, path in enumerate([*paths, folder / "S01_noise.mp4"], 2)]
+
+
+def without_ray(pending, config, store, workers, backend):
+    common = {"config": config.model_dump_json(), "store": str(store.path), "backend": backend}
+    worker = Extractor()
+    return (worker({"id": item.id, "path": str(item.path), **common}) for item in pending)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from ptune.extract.pipeline import extract
+from ptune.home import Home
+from tests.extract.test_pipeline import QUICK, clips
+folder = Path(sys.argv[1])
+report = extract(clips(folder), QUICK, Home.open(folder / "home"), workers=2)
+print(len(report.done), len(report.reused), [tuple(entry) for entry in report.quarantined.values()], report.frames)
+assert "torch" not in sys.modules
+"""
+
+
+def test_ray_extracts_around_a_malformed_video_and_then_reuses(tmp_path):
+    root = Path(__file__).parents[2]
+    temporary = f"/tmp/pt{os.getpid()}"
+    environment = {**os.environ, "RAY_TMPDIR": temporary, "PYTHONPATH": str(root)}
+    environment.pop("RAY_ADDRESS", None)
+    run = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        env=environment,
+        cwd=root,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    reason = "(5, 'unreadable', 'invalid data found when processing input')"
+    assert run.stdout.strip() == f"3 0 [{reason}] 30"
+    assert "extract: 4/4" in run.stderr
+    logs = [path for path in Path(temporary).rglob("*") if path.is_file() and path.suffix in {".log", ".out", ".err"}]
+    assert logs
+    assert not [path.name for path in logs if b"S01_" in path.read_bytes()]
+
+    home = Home.open(tmp_path / "home")
+    store = open_store(home.features, QUICK)
+    videos = clips(tmp_path)
+    assert store.ids() == sorted(item.id for item in videos[:3])
+    first = videos[0]
+    assert np.array_equal(store.video(first.id).flow, extract_video(first.path, QUICK).flow)
+    again = extract(videos[:3], QUICK, home)
+    assert (again.done, len(again.reused), again.quarantined) == ((), 3, {})
+    assert list(load_quarantine(store)) == [videos[3].id]
+
+
+def test_quarantine_is_tried_again(tmp_path, home, monkeypatch):
+    monkeypatch.setattr(pipeline, "_run", without_ray)
+    monkeypatch.setattr(pipeline, "ray_session", lambda *_: open(os.devnull))
+    videos = clips(tmp_path)
+    report = extract(videos, QUICK, home)
+    assert (len(report.done), len(report.quarantined)) == (3, 1)
+    store = open_store(home.features, QUICK)
+    assert load_quarantine(store) == {
+        videos[3].id: {"reason": "unreadable", "detail": "invalid data found when processing input"}
+    }
+    videos[3].path.write_bytes(videos[0].path.read_bytes())
+    report = extract(videos, QUICK, home)
+    assert (report.done, len(report.reused), report.quarantined) == ((videos[3].id,), 3, {})
+    assert load_quarantine(store) == {}
+
+
+def test_a_worker_reports_what_it_could_not_write(tmp_path, home, monkeypatch):
+    monkeypatch.setattr(pipeline, "_run", without_ray)
+    monkeypatch.setattr(pipeline, "ray_session", lambda *_: open(os.devnull))
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pipeline.FeatureStore, "write", full)
+    with pytest.raises(FeatureError, match=r"3 of 4 records could not be made \(OSError \(No space left on device\)\)"):
+        extract(clips(tmp_path), QUICK, home)
+
+
+def test_a_lost_video_is_noticed(tmp_path, home, monkeypatch):
+    monkeypatch.setattr(pipeline, "_run", lambda pending, *rest: list(without_ray(pending, *rest))[1:])
+    monkeypatch.setattr(pipeline, "ray_session", lambda *_: open(os.devnull))
+    with pytest.raises(FeatureError, match="1 of 4 videos got lost"):
+        extract(clips(tmp_path), QUICK, home)
+
+
+def test_an_unknown_backend_is_refused_before_any_work(tmp_path, home):
+    with pytest.raises(ConfigError, match="flow backend"):
+        extract(clips(tmp_path), QUICK, home, backend="fast")
+
+
+def test_features_in_memory_equal_their_pan(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", panning(frames=9, step=2))
+    features = extract_video(path, ExtractConfig(width=64, height=48))
+    assert features.rgb.shape == (9, 48, 64, 3)
+    assert features.flow.shape == (8, 48, 64, 2)
+    assert np.median(features.flow[..., 0]) / 1024 == pytest.approx(2, abs=0.2)
+    with pytest.raises(VideoError):
+        extract_video(tmp_path / "b.mp4", QUICK)
+
+
+def test_a_long_video_is_solved_in_chunks_without_a_seam(tmp_path, monkeypatch):
+    path = write_clip(tmp_path / "a.mp4", panning(frames=12))
+    whole = extract_video(path, QUICK)
+    monkeypatch.setattr(pipeline, "CHUNK_PAIRS", 4)
+    assert np.array_equal(extract_video(path, QUICK).flow, whole.flow)
