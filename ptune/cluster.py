@@ -26,9 +26,12 @@ QUIET = {
     "RAY_TRAIN_ENABLE_V2_MIGRATION_WARNINGS": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
     "OMP_NUM_THREADS": "1",
 }
+#: Features and weights go through files, so that Ray's shared memory holds little more than plans and results.
+OBJECT_STORE_BYTES = 256 * 2**20
 
 
 def stay_quiet() -> None:
@@ -58,20 +61,38 @@ def ray_session(home: Home, workers: int | None = None) -> Iterator[None]:
     if address:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     else:
-        ray.init(
-            num_cpus=workers or os.cpu_count(),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            configure_logging=True,
-            _temp_dir=str(_scratch()),
-            object_store_memory=256 * 2**20,
-            runtime_env={"env_vars": dict(QUIET)},
-        )
+        with _without_core_chatter():
+            ray.init(
+                num_cpus=workers or os.cpu_count(),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                _temp_dir=str(_scratch()),
+                object_store_memory=OBJECT_STORE_BYTES,
+                runtime_env={"env_vars": dict(QUIET)},
+            )
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _without_core_chatter() -> Iterator[None]:
+    """Hides what Ray's C++ core writes while it starts: a line about the log level that was asked for.
+
+    What goes wrong comes as an exception.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(nowhere)
+        os.close(kept)
 
 
 def _require_token(home: Home) -> None:

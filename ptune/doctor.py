@@ -57,7 +57,7 @@ def _flow() -> Finding:
     try:
         import cv2
 
-        cv2.optflow.DualTVL1OpticalFlow_create()
+        getattr(cv2, "optflow").DualTVL1OpticalFlow_create()  # noqa: B009 (absent from its type hints)
     except (ImportError, AttributeError) as error:
         remedy = "Install opencv-contrib-python; on a bare Linux also the package libgl1."
         return Finding("tv-l1", False, f"not there ({type(error).__name__})", remedy)
@@ -78,7 +78,7 @@ def _accelerator() -> Finding:
 
     if not torch.cuda.is_available():
         return Finding("gpu", True, f"none; {os.cpu_count()} CPU cores")
-    cudnn = torch.backends.cudnn.version() or 0
+    cudnn = torch.backends.cudnn.version() or 0  # type: ignore[no-untyped-call]
     found = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}, cuDNN {cudnn}"
     remedy = "3-D convolutions are slow or wrong before cuDNN 9.15: install a newer torch."
     return Finding("gpu", cudnn >= CUDNN, found, remedy)

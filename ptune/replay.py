@@ -105,8 +105,10 @@ def _apply(facts: StudyFacts, kind: str, event: dict[str, Any]) -> None:
         trial.seconds += float(event["seconds"])
     elif kind == "finished":
         trial.state, trial.value, trial.metrics = "finished", event["value"], event["metrics"]
-    elif kind in ("stopped", "failed"):
-        trial.state, trial.reason = kind, event["reason"]
+    elif kind == "stopped":
+        trial.state, trial.reason = "stopped", event["reason"]
+    elif kind == "failed":
+        trial.state, trial.reason = "failed", event["reason"]
 
 
 def read_study(ledger: Ledger, name: str) -> StudyFacts | None:
@@ -126,5 +128,5 @@ def out_of_fold(ledger: Ledger, trial: TrialFacts) -> pd.DataFrame:
         record = ledger.find_fit(signature)
         if record is not None:
             frames.append(record.predictions().to_pandas().assign(fold=fold))
-    table = pd.concat(frames, ignore_index=True)
-    return table.sort_values("video_id", ignore_index=True)
+    table: pd.DataFrame = pd.concat(frames, ignore_index=True).sort_values("video_id", ignore_index=True)
+    return table

@@ -85,6 +85,6 @@ def test_grouping_needs_each_score_once():
 
 
 def test_yaml_of_readme_style_is_understood():
-    text = "study: x\ncohort: c.csv\ntask: t\nspace:\n  focal.alpha: {float: [0.1, 1.0]}\n  attention: {choice: [true, false]}\n"
-    config = StudyConfig.parse(yaml.safe_load(text), "x")
+    space = "space:\n  focal.alpha: {float: [0.1, 1.0]}\n  attention: {choice: [true, false]}\n"
+    config = StudyConfig.parse(yaml.safe_load("study: x\ncohort: c.csv\ntask: t\n" + space), "x")
     assert config.space["attention"].choice == (True, False)

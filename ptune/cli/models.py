@@ -23,7 +23,7 @@ def register(home: Home, study: str, as_json: bool, workers: int | None) -> int:
     from ptune.track.publish import register_study
 
     version, fusion = register_study(home, study, workers)
-    text = f"{study} version {version.version} ({' + '.join(fusion.members)}) is the candidate. Next: ptune promote {study}"
+    text = f"{study} version {version.version} ({fusion.name}) is the candidate. Next: ptune promote {study}"
     show({"model": study, "version": version.version, "streams": list(fusion.members)}, text, as_json)
     return 0
 

@@ -63,7 +63,8 @@ def _central(field: Floats, axis: int) -> Floats:
     index = np.arange(last + 1)
     after = np.take(field, np.minimum(index + 1, last), axis)
     before = np.take(field, np.maximum(index - 1, 0), axis)
-    return np.multiply(after - before, np.float32(0.5))
+    slope: Floats = (after - before) * np.float32(0.5)
+    return slope
 
 
 class MotionStatistics:

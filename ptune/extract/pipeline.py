@@ -66,6 +66,26 @@ class ExtractReport:
     frames: int = 0
     seconds: float = 0.0
 
+    def facts(self) -> dict[str, Any]:
+        """Returns plain values."""
+        return {
+            "done": len(self.done),
+            "reused": len(self.reused),
+            "quarantined": {video_id: item._asdict() for video_id, item in self.quarantined.items()},
+            "frames": self.frames,
+            "seconds": round(self.seconds, 1),
+        }
+
+    def text(self) -> str:
+        """Returns one line of counts, and one for each quarantined video."""
+        counts = f"{len(self.done)} videos extracted, {len(self.reused)} reused, {len(self.quarantined)} quarantined"
+        lines = [f"{counts} ({self.frames} frames in {self.seconds:.0f} s)"]
+        lines += [
+            f"quarantined: line {item.line} of the manifest: {item.reason.replace('_', ' ')}, {item.detail}"
+            for item in sorted(self.quarantined.values())
+        ]
+        return "\n".join(lines)
+
 
 def extract_video(path: Path, config: ExtractConfig, backend: str = "opencv") -> VideoFeatures:
     """Returns the features of one video in memory; needs no Ray and writes nothing.

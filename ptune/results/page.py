@@ -29,9 +29,11 @@ ul.warnings { margin: 14px 0; padding: 12px 16px 12px 34px; background: #fff7e8;
   border-radius: 6px; font-size: 14px; }
 ul.warnings li { margin: 3px 0; }
 svg { max-width: 100%; height: auto; display: block; margin: 10px 0; }
-.pair { display: flex; gap: 40px; flex-wrap: wrap; align-items: flex-start; }
+svg.full { width: 100%; }
+.pair { display: flex; gap: 40px; align-items: flex-start; }
+.pair > div + div { flex: 1; min-width: 0; }
 nav { font-size: 13px; margin: 10px 0 0; } nav a { color: var(--accent); text-decoration: none; margin-right: 16px; }
-@media print { body { background: white; } main { padding: 0; } nav { display: none; } h2, svg { break-inside: avoid; } }
+@media print { body { background: white; } main { padding: 0; } nav { display: none; } svg { break-inside: avoid; } }
 """
 
 

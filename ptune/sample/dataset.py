@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ptune.config import FitVideo, Protocol, StreamConfig
+from ptune.config import FitVideo, Modality, Protocol, StreamConfig
 from ptune.extract.store import FeatureStore, VideoFeatures
-from ptune.sample.augment import View, centre_view, network_input, random_view
+from ptune.sample.augment import centre_view, network_input, random_view
 from ptune.sample.snippets import frame_indices, protocol_starts, training_starts
 
 
@@ -49,11 +49,6 @@ def training_batches(
         yield Batch(torch.stack(rows), labels, tuple(videos[index].video_id for index in chunk))
 
 
-def batch_count(videos: Sequence[FitVideo], stream: StreamConfig) -> int:
-    """Returns the number of batches of an epoch."""
-    return -(-len(videos) // stream.batch_size)
-
-
 def _training_snippets(
     store: FeatureStore, video: FitVideo, stream: StreamConfig, seed: list[int], device: torch.device
 ) -> Tensor:
@@ -78,7 +73,8 @@ def protocol_snippets(
         float32 [up to batch, C, T, crop, crop] and as many start frames.
     """
     frames = features.length(stream.modality)
-    view: View = centre_view(*features.rgb.shape[1:3], stream.crop)
+    height, width = features.rgb.shape[1:3]
+    view = centre_view(height, width, stream.crop)
     starts = [int(start) for start in protocol_starts(frames, protocol)]
     for first in range(0, len(starts), batch):
         chunk = starts[first : first + batch]
@@ -88,7 +84,7 @@ def protocol_snippets(
 
 def _stored(features: VideoFeatures, stream: StreamConfig, start: int, count: int, device: torch.device) -> Tensor:
     """Reads raw frames of a snippet: RGB, or fixed-point flow for both motion modalities."""
-    modality = "rgb" if stream.modality == "rgb" else "flow"
+    modality: Modality = "rgb" if stream.modality == "rgb" else "flow"
     frames = features.length(modality)
     if start + count <= frames:
         stored = features.read(modality, start, count)

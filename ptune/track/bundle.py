@@ -91,11 +91,11 @@ class Bundle:
 
     def score_features(self, features: VideoFeatures) -> FusedScore:
         """Scores one video whose features are there already."""
-        streams = {
+        streams: dict[str, VideoScore] = {
             stream.modality: score_video(scorer, features, stream, stream.test, self.acceleration)
             for stream, scorer in zip(self.spec.streams, self.scorers, strict=True)
         }
-        fused = np.mean([score.probabilities for score in streams.values()], axis=0, dtype=np.float64)
+        fused = np.stack([score.probabilities for score in streams.values()]).astype(np.float64).mean(0)
         return FusedScore(fused, streams)
 
     def row(self, video: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ptune.errors import FitFailed, WeightsError
 from ptune.extract.store import FeatureStore
 from ptune.ledger import FitRecord, Ledger, predictions_table
 from ptune.metrics import score_rows
+from ptune.model.inception import I3DTrunk
 from ptune.model.scorer import Scorer, build_scorer
 from ptune.model.weights import load_kinetics, weights_hash
 from ptune.sample.dataset import training_batches
@@ -135,7 +136,7 @@ class _Training:
                     "Lower the learning rate.",
                 )
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             self.optimizer.step()
             progress.loss_sum += value * len(batch.video_ids)
             progress.batch += 1
@@ -184,6 +185,7 @@ def _load_initial(scorer: Scorer, weights: Path | None, expected: str) -> None:
             f"the weights with sha256 {expected[:12]}",
             "Run `ptune weights fetch`.",
         )
+    assert isinstance(scorer.backbone, I3DTrunk)
     load_kinetics(scorer.backbone, weights)
 
 

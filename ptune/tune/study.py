@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import uuid
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from ptune.train.device import Acceleration
 from ptune.train.fit import run_fit
 from ptune.tune.conductor import Conductor, Tally
 from ptune.tune.plan import Plan, make_plan, read_inputs
-from ptune.tune.trainable import TrialRunner
+from ptune.tune.trainable import TrialRunner, payload
 
 #: Fields of a study that its results cannot outlive.
 FIXED_FOR_LIFE = ("task", "objective", "folds", "grouping", "extraction")
@@ -184,6 +185,7 @@ def _run(conductor: Conductor, plan: Plan) -> None:
     trainable = tune.with_resources(
         tune.with_parameters(TrialRunner, plan=plan), {"cpu": 1, "gpu": 1} if gpu else {"cpu": 1}
     )
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     with progress("sweep", left * conductor.steps) as bar:
         conductor.on_step = lambda steps: bar.advance(steps, _best(conductor.facts))
         tuner = tune.Tuner(
@@ -202,6 +204,7 @@ def _run(conductor: Conductor, plan: Plan) -> None:
                 storage_path=str(plan.home.ray),
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=2),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
         try:
@@ -219,11 +222,11 @@ def _trial_name(trial: Any) -> str:
     return f"trial-{trial.config['number']:04d}-{signature_of(trial.config['params'])[:8]}"
 
 
-class _RaySearcher(Searcher):
+class _RaySearcher(Searcher):  # type: ignore[misc]
     """Hands the conductor's proposals to Ray Tune."""
 
     def __init__(self, conductor: Conductor) -> None:
-        super().__init__(metric="value", mode="max")
+        super().__init__()
         self.conductor = conductor
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -243,7 +246,7 @@ class _RaySearcher(Searcher):
         """Does nothing: the ledger is the state."""
 
 
-class _RayScheduler(FIFOScheduler):
+class _RayScheduler(FIFOScheduler):  # type: ignore[misc]
     """Passes Ray Tune's results to the conductor and its decisions back."""
 
     def __init__(self, conductor: Conductor) -> None:
@@ -252,16 +255,17 @@ class _RayScheduler(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Returns whether the trial goes on."""
-        goes_on = self.conductor.reported(trial.config["number"], result)
+        goes_on = self.conductor.reported(trial.config["number"], payload(result))
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
         """Records the last result."""
-        self.conductor.ended(trial.config["number"], result)
+        self.conductor.ended(trial.config["number"], payload(result))
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Records a trial that Ray gave up."""
-        self.conductor.failed(trial.config["number"], "its worker failed more often than allowed")
+        last_line = str(trial.get_error() or "no trace").strip().splitlines()[-1]
+        self.conductor.failed(trial.config["number"], f"its worker failed: {last_line}")
 
     def debug_string(self) -> str:
         """Returns one line for Ray's own logs."""

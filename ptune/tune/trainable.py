@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator
 from typing import Any
 
@@ -17,9 +18,10 @@ from ptune.train.fit import Epoch, fit_epochs
 from ptune.tune.plan import Plan
 
 Result = dict[str, Any]
+PAYLOAD = "ptune"
 
 
-class TrialRunner(tune.Trainable):
+class TrialRunner(tune.Trainable):  # type: ignore[misc]
     """Runs the fits of one trial; each `step` is one epoch, and a last one carries the pooled metrics.
 
     The ledger keeps finished fits and checkpoints of interrupted ones: a trial that starts again on another node
@@ -83,4 +85,10 @@ class TrialRunner(tune.Trainable):
 
 
 def _result(kind: str, fitted: Result | None, **content: Any) -> Result:
-    return {"kind": kind, "fitted": fitted, "done": kind != "epoch", **content}
+    """Returns what Ray Tune takes: it would flatten nested values, so that ours travel as one text."""
+    return {"done": kind != "epoch", PAYLOAD: json.dumps({"kind": kind, "fitted": fitted, **content})}
+
+
+def payload(result: Result) -> Result:
+    """Returns the values inside a result that came through Ray Tune."""
+    return dict(json.loads(result[PAYLOAD]))

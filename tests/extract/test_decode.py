@@ -1,6 +1,7 @@
 import csv
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -109,6 +110,21 @@ def test_a_file_cut_in_its_second_half_is_never_read(tmp_path, suffix, options):
     with pytest.raises(VideoError) as caught:
         decode(cut, SMALL)
     assert caught.value.reason in {"truncated", "damaged"}
+
+
+def test_a_trimmed_clip_is_whole_although_its_header_counts_hidden_frames(tmp_path):
+    whole, trimmed = write_clip(tmp_path / "whole.mp4", panning(frames=60)), tmp_path / "trimmed.mp4"
+    options = {"avoid_negative_ts": "disabled"}
+    with av.open(str(whole)) as source, av.open(str(trimmed), "w", options=options) as target:
+        stream = source.streams.video[0]
+        copy = target.add_stream_from_template(stream)
+        hidden = round(20 / 25 / stream.time_base)
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.pts, packet.dts, packet.stream = packet.pts - hidden, packet.dts - hidden, copy
+                target.mux(packet)
+    assert probe(trimmed) == 60
+    assert len(decode(trimmed, SMALL).frames) == 40
 
 
 def test_a_missing_file_is_unreadable_and_its_name_stays_here(tmp_path):

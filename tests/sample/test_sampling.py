@@ -100,9 +100,7 @@ def test_batches_of_an_epoch_depend_on_seed_and_epoch_only_and_can_start_anywher
     whole = list(training_batches(videos, store, stream, 7, 2, device))
     rest = list(training_batches(videos, store, stream, 7, 2, device, first_batch=1))
     assert [batch.video_ids for batch in whole[1:]] == [batch.video_ids for batch in rest]
-    assert all(
-        torch.equal(a.snippets_BKCTHW, b.snippets_BKCTHW) for a, b in zip(whole[1:], rest, strict=True)
-    )
+    assert all(torch.equal(a.snippets_BKCTHW, b.snippets_BKCTHW) for a, b in zip(whole[1:], rest, strict=True))
     assert sorted(video for batch in whole for video in batch.video_ids) == [video.video_id for video in videos]
     other = next(training_batches(videos, store, stream, 7, 3, device))
     assert other.video_ids != whole[0].video_ids

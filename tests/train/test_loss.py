@@ -17,7 +17,9 @@ LABELS = torch.tensor([0, 2, 1])
 def test_worked_example():
     logits = torch.log(torch.tensor([[0.8, 0.1, 0.1]]))
     expected = -0.5 * (1 - 0.8) ** 2 * math.log(0.8)
-    assert focal_loss(logits, torch.tensor([0]), FocalConfig(alpha=0.5, gamma=2)).item() == pytest.approx(expected, rel=1e-5)
+    assert focal_loss(logits, torch.tensor([0]), FocalConfig(alpha=0.5, gamma=2)).item() == pytest.approx(
+        expected, rel=1e-5
+    )
 
 
 def test_alpha_one_and_gamma_zero_is_cross_entropy_in_value_and_gradient():
@@ -32,7 +34,9 @@ def test_alpha_one_and_gamma_zero_is_cross_entropy_in_value_and_gradient():
 
 def test_one_alpha_per_class_weights_the_classes():
     alphas = (0.2, 1.0, 0.5)
-    each = [focal_loss(LOGITS[i : i + 1], LABELS[i : i + 1], FocalConfig(alpha=1.0, gamma=2.0)).item() for i in range(3)]
+    each = [
+        focal_loss(LOGITS[i : i + 1], LABELS[i : i + 1], FocalConfig(alpha=1.0, gamma=2.0)).item() for i in range(3)
+    ]
     weighted = sum(alphas[int(label)] * value for label, value in zip(LABELS, each, strict=True)) / 3
     assert focal_loss(LOGITS, LABELS, FocalConfig(alpha=alphas, gamma=2.0)).item() == pytest.approx(weighted, rel=1e-6)
 

@@ -55,7 +55,14 @@ def run_trial(conductor, proposal, value):
     for fold in range(FOLDS):
         for epoch in range(1, EPOCHS + 1):
             step = fold * EPOCHS + epoch
-            result = {"fitted": fitted, "fold": fold, "epoch": epoch, "step": step, "value": value, "metrics": {"loss": 1.0}}
+            result = {
+                "fitted": fitted,
+                "fold": fold,
+                "epoch": epoch,
+                "step": step,
+                "value": value,
+                "metrics": {"loss": 1.0},
+            }
             if not conductor.reported(proposal.number, result):
                 return False
             fitted = None
@@ -90,11 +97,17 @@ def test_the_papers_settings_run_first_in_every_modality():
     proposals = Proposals(study(start_from=["paper"]))
     first = [proposals.next().params for _ in range(3)]
     assert [params["modality"] for params in first] == ["rgb", "flow", "mb"]
-    assert all((params["segments"], params["attention"], params["attention_width"]) == (4, True, 256) for params in first)
+    assert all(
+        (params["segments"], params["attention"], params["attention_width"]) == (4, True, 256) for params in first
+    )
 
 
 def test_a_finite_space_is_covered_once_and_then_ends(tmp_path):
-    space = {"segments": {"int": [1, 6]}, "snippet_frames": {"choice": [16, 32, 64]}, "attention": {"choice": [True, False]}}
+    space = {
+        "segments": {"int": [1, 6]},
+        "snippet_frames": {"choice": [16, 32, 64]},
+        "attention": {"choice": [True, False]},
+    }
     proposals = Proposals(study(space=space, budget={"trials": 100}))
     seen = []
     while (proposal := proposals.next()) is not None:
