@@ -59,7 +59,7 @@ STUDY: dict[str, Any] = {
         "width": 0.125,
         "crop": 48,
         "attention_width": 32,
-        "flow_bound": 4.0,
+        "flow_bound": 2.0,
         "boundary_bound": 1.0,
         "validation": {"snippets": 2, "frames": 16},
         "test": {"snippets": 6, "frames": 16},
@@ -87,8 +87,8 @@ def run_demo(home: Home, seed: int = 0, workers: int | None = None) -> DemoResul
     study_file = _write_study(folder, seed)
     config = StudyConfig.load(study_file)
     _say(f"1/6 rendering {SUBJECTS} people to learn from and {HELD_OUT_SUBJECTS} to be tested on")
-    cohort = load_manifest(_rendered(folder / "cohort", SUBJECTS, 1, 2 * seed))
-    held_out = load_manifest(_rendered(folder / "held-out", HELD_OUT_SUBJECTS, SUBJECTS + 1, 2 * seed + 1))
+    cohort = load_manifest(_rendered(folder / "cohort", SUBJECTS, 1, seed))
+    held_out = load_manifest(_rendered(folder / "held-out", HELD_OUT_SUBJECTS, SUBJECTS + 1, seed))
     sheet = contact_sheet([video.path for video in cohort.videos[:6]], folder / "clips.png")
     _say(f"    have a look: {sheet}")
     _say("2/6 extracting RGB, TV-L1 flow and motion boundaries")

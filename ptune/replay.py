@@ -54,6 +54,7 @@ class StudyFacts:
         folds: fold of each subject.
         revision: rises when the search space or its fixed settings change; older trials keep theirs.
         decided: later decisions (fusion, registration) in order.
+        configs: configuration of each revision.
     """
 
     config: StudyConfig
@@ -62,10 +63,11 @@ class StudyFacts:
     revision: int = 1
     trials: dict[int, TrialFacts] = field(default_factory=dict)
     decided: list[dict[str, Any]] = field(default_factory=list)
+    configs: dict[int, StudyConfig] = field(default_factory=dict)
 
     def stream(self, trial: TrialFacts) -> StreamConfig:
         """Returns the stream that a trial trained."""
-        return self.config.stream(trial.params)
+        return self.configs.get(trial.revision, self.config).stream(trial.params)
 
     def finished(self) -> list[TrialFacts]:
         """Returns fully cross-validated trials, best first; ties go to the earlier one."""
@@ -81,7 +83,9 @@ def replay(events: list[dict[str, Any]]) -> StudyFacts | None:
         if kind == "opened":
             config = StudyConfig.parse(event["study"], "ledger")
             trials, decided = (facts.trials, facts.decided) if facts else ({}, [])
-            facts = StudyFacts(config, event["cohort"], event["folds"], event.get("revision", 1), trials, decided)
+            revision = event.get("revision", 1)
+            configs = {**(facts.configs if facts else {}), revision: config}
+            facts = StudyFacts(config, event["cohort"], event["folds"], revision, trials, decided, configs)
         elif facts is not None:
             _apply(facts, kind, event)
     return facts

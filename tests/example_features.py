@@ -20,7 +20,9 @@ def example_videos(subjects: int = 6, clips: int = 2) -> tuple[FitVideo, ...]:
         for clip in range(clips):
             label = (subject + clip) % 3
             identity = f"{subject * clips + clip:016x}"
-            videos.append(FitVideo(video_id=identity, subject=f"S{subject + 1:02d}", score=(0, 1, 3)[label], label=label))
+            videos.append(
+                FitVideo(video_id=identity, subject=f"S{subject + 1:02d}", score=(0, 1, 3)[label], label=label)
+            )
     return tuple(videos)
 
 

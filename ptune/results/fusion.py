@@ -15,8 +15,8 @@ import numpy as np
 from ptune.config import Modality
 from ptune.errors import BadInput
 from ptune.ledger import Ledger
+from ptune.metrics import score_frame, stacked
 from ptune.replay import StudyFacts, out_of_fold
-from ptune.results.metrics import score_frame, stacked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,7 +116,7 @@ def choose_fusion(
 
     Args:
         candidates: finished trials of each modality, as (trial number, out-of-fold table).
-        metric: a key of `ptune.results.metrics.score`; larger is better.
+        metric: a key of `ptune.metrics.score`; larger is better.
         class_names: M names.
 
     Raises:

@@ -22,7 +22,8 @@ table { border-collapse: collapse; margin: 12px 0; font-size: 14px; font-variant
 th, td { padding: 5px 14px 5px 0; text-align: right; white-space: nowrap; border-bottom: 1px solid #edf0f2; }
 th { color: var(--soft); font-weight: 600; border-bottom: 1px solid #9aa5ae; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
-td.text { white-space: normal; min-width: 10ch; }
+td.text { white-space: normal; }
+td.text:last-child { min-width: 26ch; }
 tr.base td { color: var(--soft); border-top: 1px solid #9aa5ae; font-style: italic; }
 tr.lead td { font-weight: 650; }
 ul.warnings { margin: 14px 0; padding: 12px 16px 12px 34px; background: #fff7e8; border: 1px solid #f0dcae;
@@ -32,6 +33,7 @@ svg { max-width: 100%; height: auto; display: block; margin: 10px 0; }
 svg.full { width: 100%; }
 .pair { display: flex; gap: 40px; align-items: flex-start; }
 .pair > div + div { flex: 1; min-width: 0; }
+.pair svg { margin-top: -14px; }
 nav { font-size: 13px; margin: 10px 0 0; } nav a { color: var(--accent); text-decoration: none; margin-right: 16px; }
 @media print { body { background: white; } main { padding: 0; } nav { display: none; } svg { break-inside: avoid; } }
 """

@@ -61,8 +61,12 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def svg(figure: Figure, name: str) -> str:
-    """Returns a figure as an SVG element; `name` keeps its ids apart from those of others on the page."""
+def svg(figure: Figure, name: str, full: bool = True) -> str:
+    """Returns a figure as an SVG element; `name` keeps its ids apart from those of others on the page.
+
+    Args:
+        full: as wide as the page.
+    """
     import matplotlib
 
     buffer = io.StringIO()
@@ -70,6 +74,7 @@ def svg(figure: Figure, name: str) -> str:
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = text.replace("<svg ", '<svg class="full" ', 1) if full else text
     return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", text)
 
 
@@ -103,10 +108,13 @@ def learning_curves(trial: TrialFacts, metric: str) -> Figure:
             left.plot(*zip(*losses, strict=True), color=shade, label=f"fold {fold}")
         epochs, values = [report.epoch for report in reports], [report.value for report in reports]
         right.plot(epochs, values, color=shade, label=f"fold {fold}")
+    for axes in (left, right):
+        axes.locator_params(axis="x", integer=True)
+        axes.grid(axis="y", color=FAINT, linewidth=0.7)
     left.set(xlabel="epoch", title=f"{trial_name(trial)}: training loss")
     right.set(xlabel="epoch", title=f"validation {WORDS.get(metric, metric)}")
     if trial.reports:
-        right.legend(fontsize=8)
+        right.legend(fontsize=8, frameon=False)
     return figure
 
 
@@ -133,8 +141,11 @@ def curves_overview(trials: Sequence[TrialFacts], metric: str) -> Figure:
             axes.set_ylim(min(values) - 0.05, max(values) + 0.05)
     for index, axes in enumerate(panels):
         axes.set_visible(index < len(trials))
+        axes.locator_params(axis="x", integer=True, nbins=5)
         if index % columns == 0:
             axes.set_ylabel(WORDS.get(metric, metric))
+        else:
+            axes.tick_params(labelleft=False)
         if index + columns >= len(trials):
             axes.set_xlabel("epoch")
     return figure
@@ -163,7 +174,7 @@ def history_figure(facts: StudyFacts) -> Figure:
     axes.locator_params(axis="x", integer=True)
     axes.grid(axis="y", color=FAINT, linewidth=0.7)
     unique = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    axes.legend(unique.values(), unique.keys(), loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+    axes.legend(unique.values(), unique.keys(), loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
     return figure
 
 
@@ -190,8 +201,14 @@ def attention_figure(streams: Mapping[str, pd.DataFrame], class_names: Sequence[
             if len(rows):
                 axes.plot(time, rows.mean(0), color=shades[index % len(shades)], label=f"{class_name} (n={len(rows)})")
         axes.set(xlabel="relative time, percent of the video", title=name, xlim=(0, 100))
+        axes.set_xticks([0, 25, 50, 75, 100])
+        if axes is not panels[0]:
+            axes.tick_params(labelleft=False)
+    limits = [limit for axes in panels for limit in axes.get_ylim()]
+    for axes in panels:
+        axes.set_ylim(min(limits), max(limits))
     panels[0].set_ylabel("mean attention")
-    panels[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+    panels[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8, frameon=False)
     return figure
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-WITHHELD = "withheld, it names a file or a subject; `ptune status` shows it"
+WITHHELD = "withheld, it names a file or a subject; the study's ledger has it"
 _FILE = re.compile(
     r"[/\\]\w|\bsubject\s+\S|\.(mp4|m4v|avi|mov|mkv|webm|mpe?g|wmv|mts|csv|parquet|arrow|npy|ya?ml|json)\b",
     re.IGNORECASE,

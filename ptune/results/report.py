@@ -13,10 +13,10 @@ import numpy as np
 
 from ptune.home import write_atomic
 from ptune.ledger import Ledger
+from ptune.metrics import PER_CLASS, majority_class, majority_row
 from ptune.replay import StudyFacts
 from ptune.results import page, plots
 from ptune.results.fusion import Fusion, study_frames, study_fusion
-from ptune.results.metrics import PER_CLASS, majority_class, majority_row
 from ptune.results.privacy import public_reason
 from ptune.results.stats import ESTIMABLE_SUBJECTS, beats_majority, class_subjects, cluster_interval, pooled_confusion
 from ptune.results.tables import (
@@ -148,7 +148,7 @@ def _errors(facts: StudyFacts, fusion: Fusion) -> str:
         f"Rank correlation with the clinician's class: {fusion.metrics['spearman']:.2f}.",
         "soft",
     )
-    return f'<div class="pair"><div>{plots.svg(figure, "confusion")}</div><div>{table}{beside}</div></div>'
+    return f'<div class="pair"><div>{plots.svg(figure, "confusion", full=False)}</div><div>{table}{beside}</div></div>'
 
 
 def _search(facts: StudyFacts) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ptune.results.metrics import METRICS, confusion, from_confusion, majority_class, stacked
+from ptune.metrics import METRICS, confusion, from_confusion, majority_class, stacked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,7 +103,7 @@ def cluster_interval(
 
     Args:
         frame: columns subject, label, probabilities.
-        metric: one of `ptune.results.metrics.METRICS`.
+        metric: one of `ptune.metrics.METRICS`.
         level: coverage, for example 0.95.
 
     Raises:

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptune.config import signature_of
+from ptune.metrics import labels_from_counts, majority_class, majority_row, score_frame
 from ptune.replay import StudyFacts, TrialFacts
 from ptune.results.fusion import Fusion
-from ptune.results.metrics import labels_from_counts, majority_class, majority_row, score_frame
 from ptune.results.stats import ESTIMABLE_SUBJECTS, class_subjects
 
 if TYPE_CHECKING:
@@ -24,12 +24,16 @@ if TYPE_CHECKING:
 
 def percent(value: float) -> str:
     """Returns a share as percent with one decimal: 0.723 gives 72.3."""
-    return f"{100 * value:.1f}"
+    return _unsigned_zero(f"{100 * value:.1f}")
 
 
 def decimal(value: float) -> str:
     """Returns a number with two decimals; what rounds to zero has no sign."""
-    return f"{value:.2f}".replace("-0.00", "0.00")
+    return _unsigned_zero(f"{value:.2f}")
+
+
+def _unsigned_zero(text: str) -> str:
+    return text.removeprefix("-") if not text.strip("-0.") else text
 
 
 #: Heading, metric, and how it is written.

@@ -23,7 +23,7 @@ stay_quiet()
 import mlflow  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
 from mlflow.models import ModelSignature  # noqa: E402
-from mlflow.types import Array, ColSpec, DataType, Schema  # noqa: E402
+from mlflow.types.schema import Array, ColSpec, DataType, Schema  # noqa: E402
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

@@ -70,8 +70,10 @@ class Conductor:
         return proposal
 
     def reported(self, number: int, result: dict[str, Any]) -> bool:
-        """Records one result of a running trial and returns whether it goes on."""
+        """Records one result of a running trial and returns whether it goes on; a trial that has ended does not."""
         trial = self.facts.trials[number]
+        if trial.state != "running":
+            return False
         self._fitted(trial, result)
         if not trial.reports or result["step"] > trial.reports[-1].step:
             content = {name: result[name] for name in ("fold", "epoch", "step", "value", "metrics")}
@@ -86,8 +88,10 @@ class Conductor:
         return False
 
     def ended(self, number: int, result: dict[str, Any]) -> None:
-        """Records the last result of a trial: finished or failed."""
+        """Records the last result of a trial: finished or failed. Of a trial that has ended already, nothing."""
         trial = self.facts.trials[number]
+        if trial.state != "running":
+            return
         self._fitted(trial, result)
         if result["kind"] == "finished":
             self.log.append("finished", trial=number, value=result["value"], metrics=result["metrics"])

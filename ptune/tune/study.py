@@ -6,6 +6,7 @@ import logging
 import shutil
 import uuid
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def sweep(
     manifest, initial_weights = read_inputs(config, folder, home)
     ledger = Ledger(home.ledger)
     past = read_study(ledger, config.study)
-    with ray_session(home, workers):
+    with ray_session(home, workers) if _trials_left(config, past) else nullcontext():
         plan, extraction = make_plan(config, manifest, initial_weights, home, past, workers)
         facts = _open(ledger, plan, past)
         epochs = config.stream(_any_point(config)).epochs
@@ -164,6 +165,13 @@ def _refuse_changes(plan: Plan, past: StudyFacts) -> None:
 
 def _shown(value: Any) -> str:
     return str(value.model_dump(mode="json")) if hasattr(value, "model_dump") else repr(value)
+
+
+def _trials_left(config: StudyConfig, past: StudyFacts | None) -> bool:
+    if past is None or _searched(past.config) != _searched(config):
+        return True
+    ended = sum(trial.revision == past.revision and trial.state != "running" for trial in past.trials.values())
+    return ended < config.budget.trials
 
 
 def _any_point(config: StudyConfig) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn import metrics as sk
 
-from ptune.results.metrics import (
+from ptune.metrics import (
     PER_CLASS,
     confusion,
     from_confusion,

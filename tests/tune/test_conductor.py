@@ -153,6 +153,22 @@ def test_reports_seen_twice_are_recorded_once(tmp_path):
     assert [event["kind"] for event in events] == ["opened", "proposed", "reported"]
 
 
+def test_a_stopped_trial_stays_stopped_whatever_is_heard_of_it_later(tmp_path):
+    """Ray Tune calls a scheduler's completion hook with the last epoch of a trial that the scheduler stopped."""
+    conductor = opened(study(space={"segments": {"int": [1, 8]}}), tmp_path)
+    for value in (0.9, 0.1):
+        proposal = conductor.propose()
+        result = {"kind": "epoch", "fitted": None, "fold": 0, "epoch": 1, "step": 1, "value": value, "metrics": {}}
+        goes_on = conductor.reported(proposal.number, result)
+    assert not goes_on
+    events = len(Ledger(tmp_path).study("hand").events())
+    conductor.ended(proposal.number, result)
+    conductor.failed(proposal.number, "late")
+    assert not conductor.reported(proposal.number, {**result, "step": 2})
+    assert len(Ledger(tmp_path).study("hand").events()) == events
+    assert conductor.facts.trials[proposal.number].state == "stopped"
+
+
 def test_a_failed_trial_is_recorded_with_its_reason_and_the_study_goes_on(tmp_path):
     conductor = opened(study(), tmp_path)
     proposal = conductor.propose()
