@@ -32,7 +32,7 @@ lint: $(READY)
 	@$(BIN)/lint-imports
 
 bench: $(READY)
-	@$(BIN)/python benchmarks/overhead.py
+	@$(BIN)/python benchmarks/flow.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -41,6 +41,7 @@ STUDY: dict[str, Any] = {
     "folds": {"count": 3, "seed": 0},
     "budget": {"trials": 9},
     "finalists": {"per": "modality", "count": 1},
+    "ensemble": {"fewest_streams": 2},
     "init": "random",
     "extraction": {"width": 80, "height": 60},
     "space": {

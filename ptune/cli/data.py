@@ -67,7 +67,7 @@ def check(manifest: Path, folds: int, as_json: bool) -> int:
         assigned = assign_folds(labels, folds, 0)
         warnings += [f"{task}: {text}" for text in fold_warnings(labels, assigned, loaded.grouping.names)]
     text = "\n".join([format_table(rows), *(f"warning: {warning}" for warning in warnings)])
-    show({"rows": rows, "warnings": warnings, "digest": loaded.digest}, text, as_json)
+    show({"rows": [vars(row) for row in rows], "warnings": warnings, "digest": loaded.digest}, text, as_json)
     return 0
 
 

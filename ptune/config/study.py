@@ -43,6 +43,12 @@ class Finalists(Strict):
     count: int = Field(2, ge=1)
 
 
+class Ensemble(Strict):
+    """What the registered model is made of: the best fusion with at least this many streams."""
+
+    fewest_streams: int = Field(1, ge=1)
+
+
 class Dimension(Strict):
     """One searched setting: exactly one of choice, int, float; `when` names the settings it depends on."""
 
@@ -102,6 +108,7 @@ class StudyConfig(Strict):
     budget: Budget = Budget()
     start_from: tuple[Literal["paper"], ...] = ()
     finalists: Finalists = Finalists()
+    ensemble: Ensemble = Ensemble()
     init: Initial = "kinetics"
     seed: int = 0
     stopping: Literal["halving", "none"] = "halving"

@@ -99,12 +99,16 @@ def extract_video(path: Path, config: ExtractConfig, backend: str = "opencv") ->
 
 
 def extract(
-    videos: Sequence[Video], config: ExtractConfig, home: Home, workers: int | None = None, backend: str = "opencv"
+    videos: Sequence[Video],
+    config: ExtractConfig,
+    home: Home,
+    workers: int | None = None,
+    backend: str = "opencv",
+    retry: bool = True,
 ) -> ExtractReport:
     """Makes the feature store of `home` hold a record for every usable video.
 
-    Complete records are reused. Videos that cannot be used are listed in `quarantine.json` in the store's folder and
-    tried again on the next call.
+    Complete records are reused. Videos that cannot be used are listed in `quarantine.json` in the store's folder.
 
     Args:
         videos: their ids must differ.
@@ -112,6 +116,7 @@ def extract(
         home: where the store lies.
         workers: parallel workers; default one per GPU where the backend needs one, else one per core.
         backend: a name in `ptune.extract.flow.BACKENDS`.
+        retry: try quarantined videos again; else what was found about the same bytes stands.
 
     Raises:
         ConfigError: there is no such backend.
@@ -121,11 +126,12 @@ def extract(
     backend_named(backend)
     store = open_store(home.features, config)
     reused = tuple(video.id for video in videos if store.has(video.id))
-    pending = [video for video in videos if not store.has(video.id)]
+    known = {} if retry else load_quarantine(store)
+    pending = [video for video in videos if not store.has(video.id) and video.id not in known]
     rows: dict[str, dict[str, Any]] = {}
     with progress("extract", len(videos)) as bar:
-        if reused:
-            bar.advance(len(reused), f"{len(reused)} reused")
+        if len(pending) < len(videos):
+            bar.advance(len(videos) - len(pending), f"{len(reused)} reused")
         if pending:
             with ray_session(home, workers):
                 for result in _run(pending, config, store, workers, backend):
@@ -133,8 +139,8 @@ def extract(
                     bar.advance(1, result["reason"])
     quarantined = {
         video.id: Quarantined(video.line, row["reason"], row["detail"])
-        for video in pending
-        if (row := rows.get(video.id, {})) and row["status"] == "quarantined"
+        for video in videos
+        if (row := rows.get(video.id) or known.get(video.id)) and row["reason"] and row.get("status") != "failed"
     }
     _remember(store, {video.id for video in videos}, quarantined)
     _account(pending, rows)

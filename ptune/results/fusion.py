@@ -106,7 +106,10 @@ def fuse(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def choose_fusion(
-    candidates: Mapping[str, Sequence[tuple[int, pd.DataFrame]]], metric: str, class_names: Sequence[str]
+    candidates: Mapping[str, Sequence[tuple[int, pd.DataFrame]]],
+    metric: str,
+    class_names: Sequence[str],
+    fewest_streams: int = 1,
 ) -> Fusion:
     """Returns the best fusion over all non-empty sets of modalities, each represented by its own best trial.
 
@@ -118,6 +121,7 @@ def choose_fusion(
         candidates: finished trials of each modality, as (trial number, out-of-fold table).
         metric: a key of `ptune.metrics.score`; larger is better.
         class_names: M names.
+        fewest_streams: smaller sets are tried, and not chosen; where there are fewer modalities, all of them are.
 
     Raises:
         BadInput: there is no candidate at all, or streams differ in videos, folds or labels.
@@ -139,8 +143,9 @@ def choose_fusion(
             frame = fuse([best[modality][1] for modality in members])
             frames.append(frame)
             tried.append(Combination({name: best[name][0] for name in members}, score_frame(frame, class_names)))
-    chosen = 0
-    for index, item in enumerate(tried):
+    smallest = min(fewest_streams, len(best))
+    chosen = next(index for index, item in enumerate(tried) if len(item.members) >= smallest)
+    for index, item in enumerate(tried[chosen:], chosen):
         if item.metrics[metric] > tried[chosen].metrics[metric] + TIE:
             chosen = index
     value = tried[chosen].metrics[metric]
@@ -165,7 +170,8 @@ def study_fusion(facts: StudyFacts, frames: Mapping[int, pd.DataFrame]) -> Fusio
         candidates.setdefault(modality, []).append((number, frame))
     if not candidates:
         return None
-    return choose_fusion(candidates, facts.config.objective.metric, facts.config.grouping.names)
+    config = facts.config
+    return choose_fusion(candidates, config.objective.metric, config.grouping.names, config.ensemble.fewest_streams)
 
 
 def _require_same_videos(first: pd.DataFrame, other: pd.DataFrame, number: int) -> None:

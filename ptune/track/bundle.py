@@ -5,8 +5,12 @@ Needs no home, no ledger and no Ray; extraction and snippets are the code that t
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,11 +102,16 @@ class Bundle:
         fused = np.stack([score.probabilities for score in streams.values()]).astype(np.float64).mean(0)
         return FusedScore(fused, streams)
 
-    def row(self, video: Path) -> dict[str, Any]:
-        """Returns the flat answer of the registered model; a video that cannot be used has a problem and no scores."""
+    def row(self, video: str) -> dict[str, Any]:
+        """Returns the flat answer of the registered model; a video that cannot be used has a problem and no scores.
+
+        Args:
+            video: a path, or the video itself as `data:video/mp4;base64,...`.
+        """
         names = self.spec.grouping.names
         try:
-            result = self.score(video)
+            with _as_file(video) as path:
+                result = self.score(path)
         except VideoError as error:
             return _empty_row(self.spec) | {"problem": f"{error.reason}: {error.detail}"}
         row: dict[str, Any] = {"score_group": names[int(result.probabilities.argmax())], "problem": ""}
@@ -112,6 +121,27 @@ class Bundle:
             row[f"{modality}.attention"] = [float(value) for value in score.attention]
             row[f"{modality}.snippet_start"] = list(score.starts)
         return row
+
+
+@contextmanager
+def _as_file(video: str) -> Iterator[Path]:
+    """Yields the path of a video; one that came as a data URI lies in a temporary file without a telling name."""
+    if not video.startswith("data:"):
+        yield Path(video)
+        return
+    try:
+        content = base64.b64decode(video.partition(",")[2], validate=True)
+    except binascii.Error:
+        raise VideoError("unreadable", "the data URI is not base64") from None
+    with tempfile.NamedTemporaryFile(prefix="ptune-", suffix=".video") as handle:
+        handle.write(content)
+        handle.flush()
+        yield Path(handle.name)
+
+
+def as_data_uri(video: Path) -> str:
+    """Returns a video file as a data URI, to send it where its path means nothing."""
+    return "data:video/mp4;base64," + base64.b64encode(video.read_bytes()).decode()
 
 
 def _empty_row(spec: BundleSpec) -> dict[str, Any]:

@@ -18,10 +18,9 @@ class FusedModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
         """Loads and verifies the bundle that came with the model."""
         self.bundle = Bundle(Path(context.artifacts["bundle"]))
 
-    def predict(self, context: Any, model_input, params=None):  # type: ignore[no-untyped-def]
-        """Returns one row per row of `model_input`, whose column `video` holds paths."""
-        rows = [self.bundle.row(Path(video)) for video in model_input["video"]]
-        return pd.DataFrame(rows)
+    def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Returns one row per row of `model_input`, whose column `video` holds paths or data URIs."""
+        return pd.DataFrame([self.bundle.row(video) for video in model_input["video"]])
 
 
 mlflow.models.set_model(FusedModel())

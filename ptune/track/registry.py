@@ -12,11 +12,15 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+
 from ptune.cluster import stay_quiet
+from ptune.cohort.manifest import load_manifest
+from ptune.cohort.synthetic import SyntheticConfig, render_cohort
 from ptune.config import signature_of
 from ptune.errors import PromotionRefused, RegistryError
 from ptune.home import Home
-from ptune.track.bundle import Bundle, BundleSpec, write_bundle
+from ptune.track.bundle import Bundle, BundleSpec, as_data_uri, write_bundle
 
 stay_quiet()
 
@@ -111,7 +115,7 @@ class Registry:
                     artifacts={"bundle": str(folder)},
                     code_paths=[str(Path(__file__).parents[1])],
                     signature=_signature(spec),
-                    input_example=None,
+                    input_example=_example(Path(scratch) / "example", spec.task),
                     pip_requirements=[f"{package}=={installed(package)}" for package in ("mlflow", *REQUIREMENTS)],
                 )
         if name not in self.names():
@@ -222,6 +226,20 @@ def _judge(name: str, candidate: Evidence, champion: Evidence | None) -> str:
             "Extend the study.",
         )
     return f"{metric} {candidate.value:.3f} against the champion's {champion.value:.3f} ({against})"
+
+
+def _example(folder: Path, task: str) -> pd.DataFrame:
+    """Returns one synthetic clip as the model takes it."""
+    config = SyntheticConfig(
+        task="gait" if task == "gait" else "hand",
+        subjects=1,
+        clips_per_subject=1,
+        seconds=(1.2, 1.2),
+        width=96,
+        height=72,
+    )
+    manifest = load_manifest(render_cohort(folder, config))
+    return pd.DataFrame({"video": [as_data_uri(manifest.videos[0].path)]})
 
 
 def _signature(spec: BundleSpec) -> ModelSignature:

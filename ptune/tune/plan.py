@@ -84,7 +84,7 @@ def make_plan(
     Args:
         past: the study as it is, whose subjects keep their folds.
     """
-    report = extract(manifest.videos, config.extraction, home, workers)
+    report = extract(manifest.videos, config.extraction, home, workers, retry=False)
     usable = tuple(video for video in manifest.videos if video.id not in report.quarantined)
     manifest = replace(manifest, videos=usable)
     folds = _folds(config, manifest, past)

@@ -115,6 +115,18 @@ def test_quarantine_is_tried_again(tmp_path, home, monkeypatch):
     assert load_quarantine(store) == {}
 
 
+def test_what_is_known_of_the_same_bytes_can_stand_without_another_try(tmp_path, home, monkeypatch):
+    monkeypatch.setattr(pipeline, "_run", without_ray)
+    monkeypatch.setattr(pipeline, "ray_session", lambda *_: nullcontext())
+    videos = clips(tmp_path)
+    first = extract(videos, QUICK, home)
+    monkeypatch.setattr(pipeline, "_run", lambda *_: pytest.fail("nothing is left to extract"))
+    again = extract(videos, QUICK, home, retry=False)
+    assert again.quarantined == first.quarantined
+    assert (again.done, len(again.reused)) == ((), 3)
+    assert load_quarantine(open_store(home.features, QUICK))
+
+
 def test_a_worker_reports_what_it_could_not_write(tmp_path, home, monkeypatch):
     monkeypatch.setattr(pipeline, "_run", without_ray)
     monkeypatch.setattr(pipeline, "ray_session", lambda *_: nullcontext())

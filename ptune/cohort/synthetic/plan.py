@@ -134,7 +134,9 @@ def plan_cohort(config: SyntheticConfig) -> tuple[ClipPlan, ...]:
     places = np.empty(count, np.int64)
     places[order] = np.arange(count)
     clips = [
-        _draw_clip(config, subjects[index // config.clips_per_subject], index % config.clips_per_subject, severity, place)
+        _draw_clip(
+            config, subjects[index // config.clips_per_subject], index % config.clips_per_subject, severity, place
+        )
         for index, (severity, place) in enumerate(zip(severities.tolist(), places.tolist(), strict=True))
     ]
     return tuple(clips[index] for index in order)

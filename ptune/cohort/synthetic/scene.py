@@ -98,7 +98,9 @@ class Room:
             ]
         )
         size = (self.width * oversampling, self.height * oversampling)
-        return np.asarray(cv2.warpAffine(self.image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT))
+        return np.asarray(
+            cv2.warpAffine(self.image, matrix, size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
+        )
 
 
 def light_direction(look: Look) -> tuple[float, float]:
