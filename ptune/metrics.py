@@ -186,7 +186,7 @@ def _spearman(counts: Floats, support: Floats, predicted: Floats) -> Floats:
 def _centred_ranks(counts_M: Floats) -> Floats:
     """Returns the middle rank of each class among sorted values, minus the mean rank."""
     before = np.cumsum(counts_M, -1) - counts_M
-    return before + counts_M / 2 - counts_M.sum(-1, keepdims=True) / 2
+    return np.asarray(before + counts_M / 2 - counts_M.sum(-1, keepdims=True) / 2)
 
 
 def _ratio(numerator: ArrayLike, denominator: ArrayLike) -> Floats:

@@ -18,10 +18,14 @@ import pytest
 import yaml
 
 from ptune.cohort.synthetic import SyntheticConfig, render_cohort
+from ptune.config import StudyConfig
+from ptune.errors import BadInput, RegistryError
 from ptune.home import Home
 from ptune.ledger import Ledger
 from ptune.replay import read_study
+from ptune.track.bundle import Bundle
 from ptune.track.registry import Evidence, Registry
+from ptune.tune.study import sweep
 
 CANARY = "Ottilie-Quendrick"
 STUDY = {
@@ -250,6 +254,26 @@ print("ANSWER" + model.predict(pd.DataFrame({"video": [sys.argv[2]]})).to_json(o
         assert ours[name] == (value if isinstance(value, str) else pytest.approx(value, abs=1e-6))
 
 
+SHARED = Path(__file__).parents[1].parent / "shared" / "videos"
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the real clips in ../shared/videos are not here")
+def test_real_people_are_extracted_around_a_malformed_file_and_scored(registered):
+    world = registered
+    names = ["walking_outdoors.mp4", "hand_open_close.gif", "bad/damaged_200_bytes.mp4"]
+    rows = [f"{SHARED / name},P{number},gait,{number}" for number, name in enumerate(names)]
+    manifest = world.root / "real.csv"
+    manifest.write_text("\n".join(["video,subject,task,score", *rows]) + "\n")
+    report = json.loads(world.ptune("extract", manifest, "--size", "40x32", "--json", code=1))
+    assert report["done"] == 2
+    assert [item["reason"] for item in report["quarantined"].values()] == ["damaged"]
+    assert [item["line"] for item in report["quarantined"].values()] == [4]
+    arguments = (SHARED / names[1], "--model", "hand", "--alias", "candidate")
+    scored = json.loads(world.ptune("predict", *arguments, "--json"))[0]
+    assert scored["score_group"] in ("normal", "mild", "severe")
+    assert sum(scored[f"probability.{name}"] for name in ("normal", "mild", "severe")) == pytest.approx(1, abs=1e-5)
+
+
 def test_registering_again_makes_no_second_version(registered):
     world = registered
     assert json.loads(world.ptune("register", "hand", "--json"))["version"] == 1
@@ -285,9 +309,6 @@ def test_the_made_up_patient_is_nowhere_outside_the_ledger(registered):
 
 
 def test_artifacts_carry_the_bundle_and_every_byte_of_it_is_checked(registered):
-    from ptune.errors import RegistryError
-    from ptune.track.bundle import Bundle
-
     world = registered
     spec = next((world.home / "artifacts").rglob("bundle.json"))
     copy = world.root / "bundle"
@@ -325,9 +346,10 @@ def test_bad_manifests_are_refused_before_anything_is_written(world, case):
     change, message = BAD_MANIFESTS[case]
     lines = (world.root / "cohort" / "cohort.csv").read_text().splitlines()
     (world.root / "cohort" / "bad.csv").write_text("\n".join(change(lines)) + "\n")
-    study = world.root / "bad.yaml"
-    study.write_text(yaml.safe_dump(STUDY | {"study": "bad", "cohort": "cohort/bad.csv", "folds": {"count": 3}}))
-    assert message in world.ptune("sweep", study, code=2)
+    config = StudyConfig.parse(STUDY | {"study": "bad", "cohort": "cohort/bad.csv", "folds": {"count": 3}}, "test")
+    with pytest.raises(BadInput) as refused:
+        sweep(config, world.root, Home.open(world.home))
+    assert message in str(refused.value)
     assert world.facts("bad") is None
 
 
@@ -340,6 +362,8 @@ def test_other_bad_input_is_refused_in_words(world):
     assert "ptune weights fetch" in world.ptune("sweep", study, code=2)
     assert "there is no such file" in world.ptune("sweep", world.root / "none.yaml", code=2)
     assert "there is no such file" in world.ptune("cohort", "check", world.root / "none.csv", code=2)
+    study.write_text(yaml.safe_dump(STUDY | {"study": "bad", "cohort": "none.csv"}))
+    assert "none.csv: 1 problem" in world.ptune("sweep", study, code=2)
     assert "cannot be written" in world.ptune("status", "--home", world.clip, code=2)
     assert "has no champion" in world.ptune("predict", world.clip, "--model", "nobody", code=2)
     assert "is not in this home" in world.ptune("register", "nobody", code=2)

@@ -71,15 +71,16 @@ def predict(home: Home, videos: tuple[Path, ...], name: str, alias: str, as_json
 @click.command(epilog=example("ptune ui", "ptune ui --port 5001"))
 @click.option("--port", default=5000, show_default=True)
 @with_home
-def ui(home: Home, port: int) -> int:
-    """Open the MLflow UI on this home, for this machine only."""
-    import subprocess
+def ui(home: Home, port: int) -> None:
+    """Serve the MLflow UI of this home to this machine only, until Ctrl-C."""
+    import os
     import sys
 
     address = ["--host", "127.0.0.1", "--port", str(port)]
     store = ["--backend-store-uri", home.tracking_uri, "--default-artifact-root", str(home.artifacts)]
-    click.echo(f"http://127.0.0.1:{port}")
-    return subprocess.call([sys.executable, "-m", "mlflow", "server", *address, *store])
+    click.echo(f"http://127.0.0.1:{port} (ready in some seconds)")
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", "--workers", "1", *address, *store])
 
 
 COMMANDS = (register, promote, rollback, predict, ui)

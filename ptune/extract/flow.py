@@ -24,7 +24,10 @@ FLOW_UNIT = 1 / 1024
 #: The largest stored magnitude; the other end of int16 stays unused, so that mirroring is exact.
 FLOW_LIMIT = 32767
 
-Gray = npt.NDArray[np.uint8]
+#: The CPU's quick solver; "opencv" is the reference that it equals byte for byte.
+DEFAULT_BACKEND = "cpu"
+
+Gray = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
 Flow = npt.NDArray[np.float32]
 Solver = Callable[[Gray, TVL1Config], Flow]
 
@@ -34,19 +37,21 @@ class Backend:
     """One implementation of TV-L1.
 
     Args:
-        solve: uint8 [T,H,W] to float32 [T-1,H,W,2] in px/frame.
+        solve: uint8 [T,H,W], or float32 in [0,1], to float32 [T-1,H,W,2] in px/frame.
         needs_gpu: a worker of it occupies one GPU.
+        warm_up: does once what would keep every worker waiting at its first frames.
     """
 
     solve: Solver
     needs_gpu: bool = False
+    warm_up: Callable[[], None] = lambda: None
 
 
-def tvl1(gray: Gray, backend: str = "opencv", config: TVL1Config = TVL1Config()) -> Flow:  # noqa: B008 (frozen)
+def tvl1(gray: Gray, backend: str = DEFAULT_BACKEND, config: TVL1Config = TVL1Config()) -> Flow:  # noqa: B008 (frozen)
     """Returns the flow from each frame to the next as float32 [T-1,H,W,2] in px/frame: u to the right, v downward.
 
     Args:
-        gray: uint8 [T,H,W], at least one frame.
+        gray: uint8 [T,H,W], or float32 in [0,1]; at least one frame.
         backend: a name in `BACKENDS`.
         config: the solver's parameters.
 
@@ -54,8 +59,8 @@ def tvl1(gray: Gray, backend: str = "opencv", config: TVL1Config = TVL1Config())
         ConfigError: there is no such backend.
         ValueError: `gray` has another shape or type.
     """
-    if gray.ndim != 3 or gray.dtype != np.uint8 or not len(gray):
-        raise ValueError(f"gray is {gray.dtype} {list(gray.shape)}, expected uint8 [T,H,W]")
+    if gray.ndim != 3 or gray.dtype not in (np.uint8, np.float32) or not gray.size:
+        raise ValueError(f"gray is {gray.dtype} {list(gray.shape)}, expected uint8 [T,H,W] or float32 in [0,1]")
     return backend_named(backend).solve(gray, config)
 
 
@@ -71,7 +76,7 @@ def backend_named(name: str) -> Backend:
     return BACKENDS[name]
 
 
-def to_gray(frames: npt.NDArray[np.uint8]) -> Gray:
+def to_gray(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Returns the luma of RGB frames uint8 [T,H,W,3] as uint8 [T,H,W] (BT.601 weights)."""
     return np.stack([cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames])
 
@@ -119,4 +124,16 @@ def _opencv(gray: Gray, config: TVL1Config) -> Flow:
     return flow
 
 
-BACKENDS: dict[str, Backend] = {"opencv": Backend(_opencv)}
+def _cpu(gray: Gray, config: TVL1Config) -> Flow:
+    from ptune.extract.tvl1_cpu import solve
+
+    return solve(gray, config)
+
+
+def _warm_up_cpu() -> None:
+    from ptune.extract.tvl1_cpu import warm_up
+
+    warm_up()
+
+
+BACKENDS: dict[str, Backend] = {"cpu": Backend(_cpu, warm_up=_warm_up_cpu), "opencv": Backend(_opencv)}

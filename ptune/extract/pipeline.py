@@ -24,7 +24,16 @@ from ptune.config.extraction import ExtractConfig
 from ptune.errors import FeatureError, VideoError
 from ptune.extract.boundary import MotionStatistics
 from ptune.extract.decode import Decoded, decode
-from ptune.extract.flow import FLOW_LIMIT, FLOW_UNIT, backend_named, dequantize, quantize, to_gray, tvl1
+from ptune.extract.flow import (
+    DEFAULT_BACKEND,
+    FLOW_LIMIT,
+    FLOW_UNIT,
+    backend_named,
+    dequantize,
+    quantize,
+    to_gray,
+    tvl1,
+)
 from ptune.extract.store import FeatureStore, VideoFeatures, open_store
 from ptune.home import Home, write_json
 from ptune.progress import progress
@@ -87,7 +96,7 @@ class ExtractReport:
         return "\n".join(lines)
 
 
-def extract_video(path: Path, config: ExtractConfig, backend: str = "opencv") -> VideoFeatures:
+def extract_video(path: Path, config: ExtractConfig, backend: str = DEFAULT_BACKEND) -> VideoFeatures:
     """Returns the features of one video in memory; needs no Ray and writes nothing.
 
     Raises:
@@ -103,7 +112,7 @@ def extract(
     config: ExtractConfig,
     home: Home,
     workers: int | None = None,
-    backend: str = "opencv",
+    backend: str = DEFAULT_BACKEND,
     retry: bool = True,
 ) -> ExtractReport:
     """Makes the feature store of `home` hold a record for every usable video.
@@ -133,6 +142,7 @@ def extract(
         if len(pending) < len(videos):
             bar.advance(len(videos) - len(pending), f"{len(reused)} reused")
         if pending:
+            backend_named(backend).warm_up()
             with ray_session(home, workers):
                 for result in _run(pending, config, store, workers, backend):
                     rows[result["id"]] = result

@@ -1,11 +1,11 @@
 """Gray frames become TV-L1 optical flow on the CPU: OpenCV's numbers, byte for byte, in fewer passes over memory.
 
-OpenCV writes every intermediate of an iteration as an image. Here one sweep over the rows updates the flow of row y and
-then the dual variables of row y - 1, while both are in cache; what an iteration touches of a row lies side by side. Each
-frame's pyramid and gradients serve both pairs that it belongs to. Warping, the median and resizing are OpenCV's own.
+OpenCV writes every intermediate of an iteration as an image. Here one sweep over the rows updates the flow of row y,
+then the dual variables of row y - 1, while both are in cache; what an iteration touches of a row lies side by side.
+Each frame's pyramid and gradients serve both pairs that it belongs to. Warping, median and resizing are OpenCV's own.
 
-To keep the bytes, every operation keeps OpenCV's order, nothing contracts into a fused multiply-add, and norms are square
-roots in double precision. That holds for OpenCV's x86-64 builds.
+To keep the bytes, every operation keeps OpenCV's order, nothing contracts into a fused multiply-add, and norms are
+square roots in double precision. That holds for OpenCV's x86-64 builds.
 
 Source: section 4.1; Zach, Pock and Bischof 2007; OpenCV's `DualTVL1OpticalFlow` without gamma and initial flow.
 """
@@ -75,10 +75,11 @@ def solve(gray: Frames, config: TVL1Config) -> Array:
     levels = [_Level(*image.shape[:2]) for image in before]
     for index in range(len(flow)):
         after = _pyramid(gray[index + 1], config)
-        for finest, level in enumerate(reversed(levels)):
-            scale = len(levels) - 1 - finest
-            level.start(levels[scale + 1] if finest else None, config)
-            level.refine(before[scale], after[scale], config)
+        coarser = None
+        for level, first, second in reversed(list(zip(levels, before, after, strict=True))):
+            level.start(coarser, config)
+            level.refine(first, second, config)
+            coarser = level
         flow[index, ..., 0] = levels[0].u
         flow[index, ..., 1] = levels[0].v
         before = after
@@ -116,7 +117,7 @@ class _Level:
             return
         for mine, theirs in ((self.u, coarser.u), (self.v, coarser.v)):
             cv2.resize(theirs, self.shape[::-1], dst=mine, interpolation=cv2.INTER_LINEAR)
-            mine *= np.float32(1 / config.scale_step)
+            cv2.multiply(mine, 1 / config.scale_step, dst=mine)
 
     def refine(self, before: Array, after: Array, config: TVL1Config) -> None:
         """Moves the flow to the minimum of the energy, warp by warp."""
@@ -155,7 +156,7 @@ def _aligned_zeros(rows: int, columns: int) -> Array:
 
 
 def _pyramid(frame: Frames, config: TVL1Config) -> list[Array]:
-    """Returns a frame at each scale, finest first: float32 [H,W,3] of intensity in 0 to 255, its x and its y derivative."""
+    """Returns a frame at each scale, finest first: float32 [H,W,3], intensity in 0 to 255 and its two derivatives."""
     image = frame.astype(np.float32)
     if frame.dtype != np.uint8:
         image *= np.float32(255)

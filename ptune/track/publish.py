@@ -164,7 +164,10 @@ class Answer:
     def facts(self) -> list[dict[str, Any]]:
         """Returns plain values; probabilities of a video with a problem are null."""
         rows = self.rows.astype(object).where(self.rows.notna(), None).to_dict("records")
-        return [{"video": str(video), **row} for video, row in zip(self.videos, rows, strict=True)]
+        return [
+            {"video": str(video)} | {str(name): value for name, value in row.items()}
+            for video, row in zip(self.videos, rows, strict=True)
+        ]
 
     def text(self) -> str:
         """Returns one line per video."""

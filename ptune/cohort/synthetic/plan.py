@@ -153,7 +153,7 @@ def _draw_clip(config: SyntheticConfig, subject: Subject, clip: int, severity: i
     rng = np.random.default_rng([config.seed, subject.number, 1 + clip])
     look = Look(
         room_seed=int(rng.integers(2**31)),
-        exposure=float(np.exp(rng.normal(0, 0.16))),
+        exposure=float(rng.uniform(0.68, 1.12)),
         warmth=float(rng.uniform(-1, 1)),
         light_deg=float(rng.uniform(0, 360)),
         light_fall=float(rng.uniform(0.05, 0.35)),
@@ -195,7 +195,7 @@ def _draw_subject(number: int, worse_side: str, rng: np.random.Generator) -> Sub
         number=number,
         name=f"S{number:03d}",
         skin=_colour(np.clip(skin, 0, 255)),
-        top=_colour(rng.uniform(25, 225, 3)),
+        top=_colour(rng.uniform(40, 185) + rng.uniform(-38, 38, 3)),
         trousers=_colour(rng.uniform(20, 80) + rng.uniform(-15, 60, 3)),
         hair=_colour(np.array([1.0, 0.93, 0.85]) * rng.uniform(25, 200)),
         size=float(np.exp(rng.normal(0, 0.05))),

@@ -118,14 +118,14 @@ def lamp(look: Look) -> Floats:
 def _walls(size: tuple[int, int], floor_y: int, height: int, rng: np.random.Generator) -> Pixels:
     width, tall = size
     image = np.empty((tall, width, 3), np.float32)
-    wall = rng.uniform(60, 215) + rng.uniform(-28, 28, 3)
+    wall = rng.uniform(60, 205) + rng.uniform(-20, 20, 3)
     image[:] = wall
     image[min(floor_y, tall) :] = np.clip(wall * rng.uniform(0.5, 0.9) + rng.uniform(-20, 20, 3), 20, 235)
     cv2.line(image, (0, floor_y), (width, floor_y), (wall * 0.55).tolist(), max(1, height // 60))
     for _ in range(int(rng.integers(3, 8))):
         wide, high = (rng.uniform(0.12, 0.5, 2) * height).astype(int).tolist()
         x, y = int(rng.integers(0, width)), int(rng.integers(0, max(1, floor_y - high // 2)))
-        colour = np.clip(wall + rng.normal(0, 32, 3), 15, 240)
+        colour = np.clip(wall + rng.normal(0, 28) + rng.normal(0, 16, 3), 15, 240)
         corner = (x + wide, min(y + high, floor_y))
         cv2.rectangle(image, (x, y), corner, (colour * 0.7).tolist(), -1, cv2.LINE_AA)
         inset = max(1, height // 80)
