@@ -31,7 +31,8 @@ def main() -> int:
             f"| {seed} | {facts['fusion']} | {facts['held_out']['subjects']} "
             f"| {champion['accuracy']:.3f} | {majority['accuracy']:.3f} "
             f"| {champion['f1_macro']:.3f} | {majority['f1_macro']:.3f} "
-            f"| {gain['accuracy']:+.3f} [{low:+.3f}, {high:+.3f}] | {gain['p_value']:.4f} | {facts['seconds'] / 60:.1f} |",
+            f"| {gain['accuracy']:+.3f} [{low:+.3f}, {high:+.3f}] | {gain['p_value']:.4f} "
+            f"| {facts['seconds'] / 60:.1f} |",
             flush=True,
         )
     print(f"\n{won} of {len(SEEDS)} beat the majority class (sign-flip test over people, p < 0.05)")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ptune.config import ClassGrouping, ExtractConfig, StreamConfig, StudyConfig
+from ptune.config import ClassGrouping, ExtractConfig, FitSpec, StreamConfig, StudyConfig
 from ptune.errors import ConfigError
 
 SPACES = sorted((Path(__file__).parents[1] / "search_spaces").glob("*.yaml"))
@@ -82,6 +82,22 @@ def test_dotted_names_reach_nested_settings():
 def test_grouping_needs_each_score_once():
     with pytest.raises(ConfigError, match="each score belongs to exactly one class"):
         ClassGrouping.parse({"names": ["a", "b"], "scores": [[0, 1], [1, 2]]}, "test")
+
+
+def test_a_fit_refuses_a_subject_on_both_sides():
+    video = {"video_id": "a", "subject": "S014", "score": 0, "label": 0}
+    with pytest.raises(ConfigError, match=r"subject S014 is in train and validation of fold 2 \(a, b\)"):
+        FitSpec.parse(
+            {
+                "stream": {},
+                "classes": ["x", "y"],
+                "fold": 2,
+                "train": [video],
+                "held_out": [video | {"video_id": "b"}],
+                "extraction": "e",
+            },
+            "test",
+        )
 
 
 def test_yaml_of_readme_style_is_understood():

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import ptune
 from ptune.cohort.synthetic import SyntheticConfig, render_cohort
 from ptune.config import StudyConfig
 from ptune.errors import BadInput, RegistryError
@@ -280,6 +281,9 @@ def test_registering_again_makes_no_second_version(registered):
 
 
 def test_no_command_needs_a_network_and_status_reads_the_ledger_only(swept):
+    view = ptune.open(swept.home).study("hand")
+    assert view.trials()["state"].tolist() == ["finished"] * 2
+    assert len(view.predictions()) == 2 * 12
     status = json.loads(swept.ptune("status", "hand", "--json"))[0]
     assert status["trials"] == {"finished": 2}
     assert status["best"] == max(trial.value for trial in swept.facts().finished())

@@ -47,4 +47,9 @@ def main(arguments: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("ptune: stopped. Run the same command again to go on.", err=True)
         code = 1
+    except Exception as error:
+        if os.environ.get("PTUNE_DEBUG"):
+            raise
+        click.echo(f"ptune: unexpected {type(error).__name__}: {error}. Run with --debug for the trace.", err=True)
+        code = 1
     sys.exit(code if isinstance(code, int) else 0)

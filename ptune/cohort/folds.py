@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from ptune.errors import FoldError
 
@@ -151,26 +151,6 @@ def fold_warnings(
         if missing:
             warnings.append(f"class {name!r} is missing from fold{'s' * (len(missing) > 1)} {_listed(missing)}")
     return warnings
-
-
-def check_disjoint(rows: Iterable[tuple[str, str, int]]) -> None:
-    """Refuses rows of (video, subject, fold) that put one subject into two folds.
-
-    Raises:
-        FoldError: names the subject, its folds and a video in each.
-    """
-    seen: dict[str, dict[int, str]] = {}
-    for video, subject, fold in rows:
-        seen.setdefault(subject, {}).setdefault(fold, video)
-    for subject, folds in sorted(seen.items()):
-        if len(folds) > 1:
-            videos = ", ".join(folds[fold] for fold in sorted(folds))
-            raise FoldError(
-                "folds",
-                f"subject {subject} is in folds {_listed(sorted(folds))} ({videos})",
-                "each subject in one fold",
-                "Rebuild the split from the manifest: folds must be subject-disjoint.",
-            )
 
 
 def _listed(numbers: Sequence[int]) -> str:

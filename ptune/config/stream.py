@@ -151,6 +151,19 @@ class FitSpec(Strict):
     initial_weights: str = ""
     seed: int = 0
 
+    @model_validator(mode="after")
+    def _subjects_are_disjoint(self) -> Self:
+        trained = {video.subject: video for video in self.train}
+        for video in self.held_out:
+            if video.subject in trained:
+                raise ValueError(
+                    f"subject {video.subject} is in train and validation of fold {self.fold} "
+                    f"({trained[video.subject].video_id}, {video.video_id}); folds must be subject-disjoint"
+                )
+        if not self.train:
+            raise ValueError(f"fold {self.fold} leaves no video to train on")
+        return self
+
     def signature(self) -> str:
         """Returns the identity of the fit; the fold's number is not part of it, its videos are."""
         versions = {stage: STAGE_VERSIONS[stage] for stage in ("extract", "train", "protocol")}

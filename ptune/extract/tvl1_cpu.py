@@ -52,12 +52,6 @@ def _compiled(function: Function) -> Function:
     return compiled
 
 
-def _inlined(function: Function) -> Function:
-    """Becomes part of the compiled functions that call it; without this, their loops do not vectorise."""
-    inlined: Function = numba.njit(inline="always")(function)
-    return inlined
-
-
 def solve(gray: Frames, config: TVL1Config) -> Array:
     """Returns the flow from each frame to the next as float32 [T-1,H,W,2] in px/frame, with OpenCV's bytes.
 
@@ -358,7 +352,7 @@ def _primal_row(
     sums[0] = sum_first
 
 
-@_inlined
+@_compiled
 def _threshold(
     wx: np.float32,
     wy: np.float32,
@@ -379,7 +373,7 @@ def _threshold(
     return (step * wx if moves else np.float32(0)), (step * wy if moves else np.float32(0))
 
 
-@_inlined
+@_compiled
 def _squares(a: np.float32, b: np.float32) -> np.float32:
     return a * a + b * b
 
@@ -395,7 +389,7 @@ def _dual_row(count: int, width: int, flow: Array, below: Array, px: Array, py: 
     py[last] = py_last
 
 
-@_inlined
+@_compiled
 def _project(
     dx: np.float32, dy: np.float32, px: np.float32, py: np.float32, dual_step: np.float32
 ) -> tuple[np.float32, np.float32]:

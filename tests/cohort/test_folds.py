@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptune.cohort.folds import assign_folds, check_disjoint, fold_warnings
+from ptune.cohort.folds import assign_folds, fold_warnings
 from ptune.errors import FoldError
 
 CLASSES = ("normal", "mild", "severe")
@@ -113,9 +113,3 @@ def test_rare_and_missing_classes_are_named():
         "class 'severe' has 1 subject, fewer than 3: its numbers are not estimable",
         "class 'severe' is missing from folds 0 and 2",
     ]
-
-
-def test_a_subject_in_two_folds_is_refused_by_name():
-    check_disjoint([("v1", "S014", 0), ("v2", "S014", 0), ("v3", "S015", 1)])
-    with pytest.raises(FoldError, match=r"subject S014 is in folds 0 and 2 \(v1, v4\)"):
-        check_disjoint([("v1", "S014", 0), ("v2", "S014", 0), ("v4", "S014", 2)])
