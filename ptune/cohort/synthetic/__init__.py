@@ -1,7 +1,7 @@
 """Labelled videos of a moving hand or a walking figure, rendered from the kinematics of the clinical scale.
 
-One direction: `config` -> `plan` (who, which score) -> `kinematics` (how they move) -> `hand` or `gait` (where each limb
-is) -> `scene` (room, light, camera) -> `render` (frames, files, manifest, ground truth).
+One direction: `config` -> `plan` (who, which score) -> `kinematics` (how they move) -> `hand` or `gait` (where each
+limb is) -> `scene` (room, light, camera) -> `render` (frames, files, manifest, ground truth).
 """
 
 from ptune.cohort.synthetic.config import SyntheticConfig

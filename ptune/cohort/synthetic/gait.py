@@ -97,7 +97,7 @@ def _leg(phase: Floats, swing: Floats, tremble: Floats) -> tuple[Floats, Floats,
 
 
 def _ordered(parts: list[Part], yaw_rad: Floats) -> Limbs:
-    """Walking to the right shows the walker's right side in front, to the left the left one; who faces away shows hair."""
+    """The side nearer to the viewer is drawn last: the right one of who walks right; who faces away shows hair."""
     ends = np.stack([np.stack([part.start, part.end], axis=1) for part in parts], axis=1)
     limbs = Limbs.of(parts, ends)
     index: dict[str, tuple[int, ...]] = {}

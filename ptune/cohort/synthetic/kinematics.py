@@ -1,8 +1,8 @@
 """A severity becomes the numbers of a movement, and those become signals over time.
 
-The clinical scale watches ten movements, a clip may show one to five. What the scale counts per ten movements is therefore
-thinned to the movements that fit into the clip (at least one interruption where there is any), onsets are fractions of
-the clip, and no pause takes more than a third of it. Knows nothing of pixels.
+The clinical scale watches ten movements, a clip may show one to five. What the scale counts per ten movements is
+therefore thinned to the movements that fit into the clip (at least one interruption where there is any), onsets are
+fractions of the clip, and no pause takes much more than a third of it. Knows nothing of pixels.
 
 Source: MDS-UPDRS items 3.4 to 3.6 ("any of the following") and 3.10; rates as in table 1 at ten movements a clip.
 """
@@ -125,8 +125,8 @@ class GaitMotion:
 def draw_hand(severity: int, seconds: float, tempo: float, rng: np.random.Generator) -> HandMotion:
     """Draws a hand movement of a severity.
 
-    Any single criterion suffices for a score, so one or more are drawn to have the grade of the severity; the others lie
-    one or two grades lower. Grade 4, cannot or barely, shows in all of them.
+    Any single criterion suffices for a score, so one or more are drawn to have the grade of the severity; the others
+    lie one or two grades lower. Grade 4, cannot or barely, shows in all of them.
 
     Args:
         severity: 0 to 4.

@@ -16,6 +16,8 @@ Image = npt.NDArray[np.uint8]
 
 _ARC = np.linspace(-np.pi / 2, np.pi / 2, 7)
 _FIXED_POINT_BITS = 4
+#: Canvas pixels per unit of an outline.
+FIXED_POINT = 2**_FIXED_POINT_BITS
 #: From the rim inwards: share of the radius, shift towards the light as a share of the radius, factor on the colour.
 LAYERS = ((1.0, 0.0, 0.62), (0.88, 0.06, 0.90), (0.66, 0.18, 1.0), (0.34, 0.34, 1.09))
 
@@ -25,7 +27,7 @@ class Part:
     """One limb over time.
 
     Args:
-        name: parts in a row whose names differ only in a digit are drawn one by one, equal names melt together.
+        name: parts in a row that share a name melt into one shape, others are drawn one over the other.
         start, end: float64 [T,3], or [T,2] where depth does not matter.
         start_radius, end_radius: in the unit of the points.
         colour: RGB.
@@ -99,7 +101,7 @@ def outlines(ends_px: Floats, radii_px: Floats, light: tuple[float, float]) -> n
         middle = np.repeat(centre, len(_ARC), axis=2)
         size = np.repeat(radii_px * share, len(_ARC), axis=2)
         shapes.append(middle + arcs * size[..., None])
-    return np.rint(np.stack(shapes, axis=2) * 2**_FIXED_POINT_BITS).astype(np.int32)
+    return np.asarray(np.rint(np.stack(shapes, axis=2) * FIXED_POINT), np.int32)
 
 
 def draw_limbs(

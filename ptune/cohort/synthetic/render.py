@@ -21,7 +21,7 @@ from ptune.cohort.synthetic.config import SyntheticConfig
 from ptune.cohort.synthetic.gait import HEIGHT_M, gait_limbs
 from ptune.cohort.synthetic.hand import hand_limbs
 from ptune.cohort.synthetic.kinematics import Floats, HandMotion, gait_signals, hand_opening
-from ptune.cohort.synthetic.limbs import Image, Limbs, draw_limbs, outlines
+from ptune.cohort.synthetic.limbs import FIXED_POINT, Image, Limbs, draw_limbs, outlines
 from ptune.cohort.synthetic.plan import ClipPlan, plan_cohort
 from ptune.cohort.synthetic.scene import CameraPath, Room, camera_path, lamp, light_direction
 from ptune.home import write_atomic, write_json
@@ -97,7 +97,7 @@ def render_clip(plan: ClipPlan, config: SyntheticConfig) -> ClipFrames:
         canvas = still.copy() if still is not None else room.canvas(*view, OVERSAMPLING)
         draw_limbs(canvas, shapes[index], colours[index], limbs.orders[limbs.order_of[index]])
         frames[index] = grain.over(np.asarray(cv2.resize(canvas, size, interpolation=cv2.INTER_AREA)))
-    corners = shapes[:, :, 0].reshape(plan.frames, -1, 2) / (16 * OVERSAMPLING)
+    corners = shapes[:, :, 0].reshape(plan.frames, -1, 2) / (FIXED_POINT * OVERSAMPLING)
     boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
     return ClipFrames(frames, signal, camera, boxes)
 
