@@ -50,10 +50,10 @@ def cohort(request, tmp_path_factory):
 
 @pytest.fixture(scope="module", params=TASKS)
 def rendered(request):
-    """Sixty people, one clip each: severity, nuisances and how much the pixels change."""
+    """A hundred people, one clip each: severity, nuisances and how much the pixels change."""
     config = SyntheticConfig(
         task=request.param,
-        **SMALL | {"subjects": 60, "clips_per_subject": 1, "seconds": (2.5, 3.5)},
+        **SMALL | {"subjects": 100, "clips_per_subject": 1, "seconds": (2.5, 3.5)},
         score_weights=BALANCED,
         rater_noise=0.0,
         seed=5,
@@ -66,11 +66,22 @@ def rendered(request):
         border = clip.frames[:, :8].mean(axis=(0, 1, 2))
         frames = clip.frames.astype(np.float32)
         nuisances.append(
-            [plan.seconds, frames.mean(), frames.std(), right - left, bottom - top, left + right, top + bottom, *border]
+            {
+                "seconds": plan.seconds,
+                "brightness": frames.mean(),
+                "contrast": frames.std(),
+                "box_width": right - left,
+                "box_height": bottom - top,
+                "box_x": left + right,
+                "box_y": top + bottom,
+                **dict(zip(("red", "green", "blue"), border, strict=True)),
+            }
         )
         smooth = np.stack([cv2.GaussianBlur(image, (0, 0), 1.5).mean(axis=2) for image in frames])
         changes.append([np.abs(np.diff(smooth, axis=0)).mean() / smooth[0].std()])
-    return [plan.severity for plan in plans], np.array(nuisances), np.log(changes)
+    names = nuisances[0]
+    columns = {name: np.array([row[name] for row in nuisances]) for name in names}
+    return request.param, [plan.severity for plan in plans], columns, np.log(changes)
 
 
 def test_a_manifest_names_neither_person_nor_score_in_its_files(cohort):
@@ -191,11 +202,19 @@ def test_openings_and_walks_follow_their_numbers():
         assert np.ptp(walk.yaw_rad) > np.pi / 2
 
 
-def corner_shift(frames, first, second):
-    """Returns by how many pixels the upper left quarter's content moves between two frames, x and y."""
-    height, width = frames.shape[1] // 3, frames.shape[2] // 3
-    one, two = (frames[index, :height, :width].mean(axis=2).astype(np.float32) for index in (first, second))
-    return np.array(cv2.phaseCorrelate(one, two, cv2.createHanningWindow((width, height), cv2.CV_32F))[0])
+def room_shift_px(frames, first, second):
+    """Returns the shift to the right under which most pixels of one frame find themselves in another."""
+    one, two = (
+        cv2.GaussianBlur(frames[index], (0, 0), 1.2).mean(axis=2).astype(np.float32) for index in (first, second)
+    )
+    height, width = one.shape
+    shifts = np.arange(-32, 32.1, 0.25)
+
+    def differs(shift):
+        moved = cv2.warpAffine(one, np.float32([[1, 0, shift], [0, 1, 0]]), (width, height))
+        return np.median(np.abs(moved - two)[:, 33:-33])
+
+    return shifts[np.argmin([differs(shift) for shift in shifts])]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -204,11 +223,11 @@ def test_only_a_moving_camera_moves_the_room(task):
     still, pan = (SyntheticConfig(**values, pan=moves) for moves in (False, True))
     for plan in plan_cohort(still):
         frames = render_clip(plan, still).frames
-        assert np.abs(corner_shift(frames, 0, 8)).max() < 0.2
+        assert abs(room_shift_px(frames, 0, 8)) <= 0.25
         clip = render_clip(plan, pan)
         for first, second in ((0, 8), (12, 16)):
             stated = clip.camera.x_px[first] - clip.camera.x_px[second]
-            assert corner_shift(clip.frames, first, second) == pytest.approx([stated, 0], abs=0.5)
+            assert room_shift_px(clip.frames, first, second) == pytest.approx(stated, abs=0.5)
 
 
 def test_shake_and_zoom_are_switches_of_their_own():
@@ -222,26 +241,39 @@ def test_shake_and_zoom_are_switches_of_their_own():
     assert paths == {"pan": [True, False, False], "shake": [True, True, False], "zoom": [False, False, True]}
 
 
+def guess_classes(model, x, labels):
+    """Returns the share of people whose class a model gets right that was fitted to other people."""
+    guessed = cross_val_predict(model, x, labels, groups=np.arange(len(labels)), cv=GroupKFold(5))
+    return (guessed == labels).mean()
+
+
 def test_nothing_but_movement_tells_the_class(rendered):
-    """Sixty guesses at three classes hit 48 % or more by chance alone in under one case of a hundred."""
-    severities, nuisances, _ = rendered
+    """One class for each of a hundred at random is right 46 times or more in under one case of a hundred.
+
+    A walker's width is left out: it is the stride, which a still picture shows too.
+    """
+    task, severities, nuisances, _ = rendered
     labels = CLASS_OF[severities]
-    models = (
-        make_pipeline(StandardScaler(), LogisticRegression(C=0.3)),
-        RandomForestClassifier(60, min_samples_leaf=3, random_state=0),
-    )
-    for model in models:
-        guessed = cross_val_predict(model, nuisances, labels, groups=np.arange(len(labels)), cv=GroupKFold(5))
-        assert (guessed == labels).mean() < 0.48
+    names = [name for name in nuisances if (task, name) != ("gait", "box_width")]
+    x = np.stack([nuisances[name] for name in names], axis=1)
+    forest = RandomForestClassifier(60, min_samples_leaf=3, random_state=0)
+    for model in (make_pipeline(StandardScaler(), LogisticRegression(C=0.3)), forest):
+        assert guess_classes(model, x, labels) < 0.46
+
+
+def test_order_and_length_of_files_follow_no_severity():
+    plans = plan_cohort(SyntheticConfig(subjects=300, clips_per_subject=2, score_weights=BALANCED))
+    severities = [plan.severity for plan in plans]
+    assert abs(np.corrcoef(severities, np.arange(len(plans)))[0, 1]) < 0.1
+    assert abs(np.corrcoef(severities, [plan.frames for plan in plans])[0, 1]) < 0.1
 
 
 def test_movement_in_pixels_tells_normal_from_severe(rendered):
-    severities, _, changes = rendered
+    _, severities, _, changes = rendered
     labels = CLASS_OF[severities]
     extreme = labels != 1
-    x, y = changes[extreme], labels[extreme]
     model = make_pipeline(StandardScaler(), LogisticRegression())
-    assert (cross_val_predict(model, x, y, groups=np.arange(len(y)), cv=GroupKFold(5)) == y).mean() > 0.75
+    assert guess_classes(model, changes[extreme], labels[extreme]) > 0.75
 
 
 @pytest.mark.parametrize("task", TASKS)

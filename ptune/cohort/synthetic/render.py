@@ -47,7 +47,7 @@ class ClipFrames:
         frames: uint8 [T,H,W,3] RGB.
         signal: [T] hand opening as a fraction, or the walker's position in metres.
         camera: the camera's path.
-        boxes_px: [T,4] left, top, right, bottom of the figure in the frame, before cropping at its edges.
+        boxes_px: [T,4] left, top, right, bottom of what the frame shows of the figure.
     """
 
     frames: Image
@@ -98,7 +98,7 @@ def render_clip(plan: ClipPlan, config: SyntheticConfig) -> ClipFrames:
         draw_limbs(canvas, shapes[index], colours[index], limbs.orders[limbs.order_of[index]])
         frames[index] = grain.over(np.asarray(cv2.resize(canvas, size, interpolation=cv2.INTER_AREA)))
     corners = shapes[:, :, 0].reshape(plan.frames, -1, 2) / (FIXED_POINT * OVERSAMPLING)
-    boxes = np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+    boxes = np.clip(np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1), 0, size + size)
     return ClipFrames(frames, signal, camera, boxes)
 
 
