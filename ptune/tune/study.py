@@ -69,7 +69,7 @@ def sweep(
     past = read_study(ledger, config.study)
     with ray_session(home, workers) if _trials_left(config, past) else nullcontext():
         plan, extraction = make_plan(config, manifest, initial_weights, home, past, workers)
-        facts = _open(ledger, plan, past)
+        facts = open_study(ledger, plan, past)
         epochs = config.stream(_any_point(config)).epochs
         conductor = Conductor(facts, ledger.study(config.study), epochs, on_end=on_end)
         _run(conductor, plan)
@@ -113,8 +113,12 @@ def _fit(spec: FitSpec, extraction: ExtractConfig, home: Home) -> None:
     run_fit(spec, open_store(home.features, extraction), Ledger(home.ledger), Acceleration.best(), weights)
 
 
-def _open(ledger: Ledger, plan: Plan, past: StudyFacts | None) -> StudyFacts:
-    """Records the opening of a study, its extension or its new revision."""
+def open_study(ledger: Ledger, plan: Plan, past: StudyFacts | None) -> StudyFacts:
+    """Records that a study is opened, extended (another budget) or revised (another space), and returns its state.
+
+    Raises:
+        StudyChanged: its cohort, folds, task or objective are others than those it was opened with.
+    """
     config = plan.config
     revision = 1
     if past is not None:

@@ -31,7 +31,6 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
     def setup(self, config: Result, plan: Plan | None = None) -> None:
         """Prepares the actor once."""
         assert plan is not None
-        torch.set_num_threads(max(1, torch.get_num_threads()))
         self.plan = plan
         self.ledger = Ledger(plan.home.ledger)
         self.store = open_store(plan.home.features, plan.config.extraction)
