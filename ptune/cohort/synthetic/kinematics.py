@@ -82,7 +82,8 @@ class HandMotion:
         rate_hz: cycles per second between pauses.
         amplitude_start, amplitude_end: fraction of the full range from fist to open hand.
         onset_fraction: when the amplitude starts to fall, as a fraction of the clip.
-        centre: -1 to 1, where within the full range a reduced movement lies; drawn without regard to severity.
+        centre: -1 to 1, where within the full range a reduced movement lies; drawn without regard to severity and spread
+            like a full movement over time, so that small and large movements are open equally much on average.
         phase: radians at the start; 0 is the closed end of the movement.
     """
 
@@ -152,7 +153,7 @@ def draw_hand(severity: int, seconds: float, tempo: float, rng: np.random.Genera
         onset_fraction=decrement.onset_fraction,
         interruptions_per_ten=per_ten,
         pauses=_pauses(count, freezes, seconds, rng),
-        centre=float(rng.uniform(-1, 1)),
+        centre=math.cos(rng.uniform(0, 2 * math.pi)),
         phase=float(rng.uniform(0, 2 * math.pi)),
     )
 

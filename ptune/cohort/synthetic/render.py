@@ -31,7 +31,7 @@ MANIFEST, TRUTH = "cohort.csv", "ground_truth.json"
 COLUMNS = ("video", "subject", "task", "score")
 OVERSAMPLING = 2
 #: Palm length and person's height as fractions of the frame's height.
-PALM, PERSON = 0.36, 0.80
+PALM, PERSON = 0.335, 0.80
 #: A stretched hand reaches from -0.9 to 2.2 palm lengths about its wrist; its middle goes to the middle of the frame.
 HAND_MIDDLE = 0.78
 FLOOR = 0.44
