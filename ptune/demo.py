@@ -39,7 +39,7 @@ STUDY: dict[str, Any] = {
     "task": "hand",
     "objective": {"metric": "f1_macro"},
     "folds": {"count": 3, "seed": 0},
-    "budget": {"trials": 9},
+    "budget": {"trials": 6},
     "finalists": {"per": "modality", "count": 1},
     "ensemble": {"fewest_streams": 2},
     "init": "random",

@@ -27,6 +27,7 @@ from ptune.cohort.synthetic import (
     render_clip,
     render_cohort,
 )
+from ptune.cohort.synthetic.render import encode
 
 TASKS = ("hand", "gait")
 SMALL = {"subjects": 2, "clips_per_subject": 2, "fps": 12.5, "seconds": (1.0, 1.6), "width": 96, "height": 72}
@@ -49,7 +50,7 @@ def cohort(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module", params=TASKS)
-def rendered(request):
+def rendered(request, tmp_path_factory):
     """A hundred people, one clip each: severity, nuisances and how much the pixels change."""
     config = SyntheticConfig(
         task=request.param,
@@ -60,14 +61,17 @@ def rendered(request):
     )
     plans = plan_cohort(config)
     nuisances, changes = [], []
+    video = tmp_path_factory.mktemp("video") / "clip.mp4"
     for plan in plans:
         clip = render_clip(plan, config)
         left, top, right, bottom = clip.boxes_px.mean(axis=0)
         border = clip.frames[:, :8].mean(axis=(0, 1, 2))
         frames = clip.frames.astype(np.float32)
+        encode(video, clip.frames, config.fps)
         nuisances.append(
             {
                 "seconds": plan.seconds,
+                "file_bytes": video.stat().st_size,
                 "brightness": frames.mean(),
                 "contrast": frames.std(),
                 "box_width": right - left,

@@ -82,8 +82,8 @@ class HandMotion:
         rate_hz: cycles per second between pauses.
         amplitude_start, amplitude_end: fraction of the full range from fist to open hand.
         onset_fraction: when the amplitude starts to fall, as a fraction of the clip.
-        centre: -1 to 1, where within the full range a reduced movement lies; drawn without regard to severity and spread
-            like a full movement over time, so that small and large movements are open equally much on average.
+        centre: -1 to 1, where within the full range a reduced movement lies; drawn without regard to severity and
+            spread as a full movement is over time, so that small movements are as open on average as large ones.
         phase: radians at the start; 0 is the closed end of the movement.
     """
 
