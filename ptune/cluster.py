@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -29,22 +30,23 @@ QUIET = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "OMP_NUM_THREADS": "1",
 }
+#: A private Ray gives each worker one core.
+WORKER = QUIET | {"OMP_NUM_THREADS": "1"}
 #: Features and weights go through files, so that Ray's shared memory holds little more than plans and results.
 OBJECT_STORE_BYTES = 256 * 2**20
 
 
 def stay_quiet() -> None:
     """Switches off every channel by which a library under ptune would report home."""
-    for name, value in QUIET.items():
-        if name != "OMP_NUM_THREADS":
-            os.environ[name] = value
+    os.environ.update(QUIET)
 
 
 @contextmanager
 def ray_session(home: Home, workers: int | None = None) -> Iterator[None]:
     """Runs the body with Ray connected; a private Ray is ended afterwards, a cluster is left alone.
+
+    The logs of a private Ray go with it unless the body raised, or RAY_TMPDIR says where they belong.
 
     Args:
         home: its folder `ray` holds the token of a private Ray.
@@ -59,23 +61,27 @@ def ray_session(home: Home, workers: int | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    scratch: Path | None = None
     if address:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     else:
+        scratch = _scratch()
         with _without_core_chatter():
             ray.init(
                 num_cpus=workers or os.cpu_count(),
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level="ERROR",
-                _temp_dir=str(_scratch()),
+                _temp_dir=str(scratch),
                 object_store_memory=OBJECT_STORE_BYTES,
-                runtime_env={"env_vars": dict(QUIET)},
+                runtime_env={"env_vars": dict(WORKER)},
             )
     try:
         yield
     finally:
         ray.shutdown()
+    if scratch is not None and "RAY_TMPDIR" not in os.environ:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager
@@ -118,6 +124,4 @@ def _scratch() -> Path:
     """Returns a short private folder: Ray's socket paths may not exceed 107 bytes, so it cannot lie in a deep home."""
     if "RAY_TMPDIR" in os.environ:
         return Path(os.environ["RAY_TMPDIR"])
-    path = Path(tempfile.gettempdir()) / f"ptune-ray-{os.getuid()}"
-    path.mkdir(mode=0o700, exist_ok=True)
-    return path
+    return Path(tempfile.mkdtemp(prefix="ptune-ray-"))

@@ -40,6 +40,7 @@ def test_the_defaults_are_the_papers():
         ({"space": {"segments": {"int": [0, 2]}}}, "segments: Input should be greater than or equal to 1, found 0"),
         ({"space": {"segments": {}}}, "needs exactly one of choice, int, float"),
         ({"space": {}}, "search space is empty"),
+        ({"space": {"epochs": {"int": [1, 9]}}}, "epochs cannot be searched"),
         ({"space": {"segments": {"int": [1, 2], "when": {"attention": True}}}}, "depends on 'attention', which is not"),
         ({"fixed": {"segments": 3}}, "segments is both searched and fixed"),
         ({"folds": {"count": 1}}, "folds.count: Input should be greater than or equal to 2, found 1"),

@@ -122,6 +122,8 @@ class StudyConfig(Strict):
     def _modality_is_closed(cls, space: dict[str, Dimension]) -> dict[str, Dimension]:
         if not space:
             raise ValueError("search space is empty")
+        if "epochs" in space:
+            raise ValueError("epochs cannot be searched, trials are compared epoch by epoch; put it under fixed")
         for name, dimension in space.items():
             for other in dimension.when:
                 if other not in space:

@@ -32,7 +32,7 @@ class Conductor:
     Args:
         facts: the study so far; kept up to date.
         log: where events go.
-        epochs: of one fold, the shortest in the space.
+        epochs: of one fold.
         on_step: called after every new epoch and trial end with the number of steps it settles.
         on_end: called when a trial has ended.
     """
