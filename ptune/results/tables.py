@@ -116,7 +116,7 @@ def trial_name(trial: TrialFacts) -> str:
 def study_labels(facts: StudyFacts, frames: Mapping[int, pd.DataFrame]) -> NDArray[np.int64]:
     """Returns the true classes, int [N]: of the predictions, or while there are none, as the cohort counts them."""
     for frame in frames.values():
-        return frame["label"].to_numpy(np.int64)
+        return np.asarray(frame["label"], np.int64)
     return labels_from_counts(facts.cohort["class_counts"], facts.config.grouping.names)
 
 
