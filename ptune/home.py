@@ -111,14 +111,19 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes `content`, whole or not at all."""
+    write_atomic(path, lambda temporary: _fill(temporary, content))
+
+
+def _fill(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as JSON, whole or not at all."""
     text = json.dumps(value, sort_keys=True, indent=1, allow_nan=False)
-    write_atomic(path, lambda temporary: _write_text(temporary, text))
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text + "\n", encoding="utf-8")
+    write_bytes(path, (text + "\n").encode())
 
 
 def sha256_file(path: Path) -> str:

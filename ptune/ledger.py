@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptune.config import FitSpec
 from ptune.errors import LedgerError
-from ptune.home import sha256_file, sync_folder, write_atomic, write_json
+from ptune.home import sha256_file, sync_folder, write_atomic, write_bytes, write_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -126,7 +126,7 @@ class Ledger:
         write_json(folder / "spec.json", spec.model_dump(mode="json"))
         write_json(folder / "history.json", history)
         write_atomic(folder / "predictions.arrow", lambda path: _write_arrow(path, predictions))
-        write_atomic(folder / "weights.safetensors", lambda path: _write_bytes(path, weights))
+        write_bytes(folder / "weights.safetensors", weights)
         names = ("spec.json", "history.json", "predictions.arrow", "weights.safetensors")
         digests = {name: sha256_file(folder / name) for name in names}
         content = {"schema_version": SCHEMA_VERSION, "sha256": digests, "summary": dict(summary)}
@@ -209,10 +209,6 @@ def _end_torn_line(handle: Any) -> None:
 
 def _checksum(body: str) -> str:
     return hashlib.sha256(body.encode()).hexdigest()[:16]
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
 
 
 def _write_arrow(path: Path, table: pa.Table) -> None:

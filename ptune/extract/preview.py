@@ -10,7 +10,7 @@ import numpy as np
 
 from ptune.config import ExtractConfig
 from ptune.extract.decode import decode
-from ptune.home import write_atomic
+from ptune.home import write_bytes
 
 FRAMES = 8
 TILE = ExtractConfig(width=160, height=120)
@@ -30,9 +30,5 @@ def contact_sheet(videos: Sequence[Path], path: Path) -> Path:
     sheet = cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR)
     done, encoded = cv2.imencode(".png", sheet)
     assert done
-    write_atomic(path, lambda temporary: _write(temporary, encoded.tobytes()))
+    write_bytes(path, encoded.tobytes())
     return path
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)

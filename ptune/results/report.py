@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ptune.home import write_atomic
+from ptune.home import write_bytes
 from ptune.ledger import Ledger
 from ptune.metrics import PER_CLASS, majority_class, majority_row
 from ptune.replay import StudyFacts
@@ -69,7 +69,7 @@ def write_report(
     sections.append(("Methods", page.paragraph(methods(facts))))
     html = page.page(f"Study {name}", caption(facts, frames), sections)
     path = folder / FILE_NAME
-    write_atomic(path, lambda temporary: _write(temporary, html))
+    write_bytes(path, html.encode())
     return path
 
 
@@ -217,7 +217,3 @@ def _range(values: list[int]) -> str:
         return "?"
     low, high = np.min(values), np.max(values)
     return str(low) if low == high else f"{low} to {high}"
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
