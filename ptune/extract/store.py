@@ -1,8 +1,8 @@
 """Frames and flow of a video become one memory-mappable record, and a record becomes arrays without copies.
 
 Knows nothing of videos, solvers or Ray. A record is a folder with `rgb.arrow`, `flow.arrow` (Arrow IPC, a row per
-frame) and `metadata.json`, which is written last: a record that has metadata is complete. Motion boundaries are not
-stored: they are a stencil on the stored flow, computed when read.
+frame) and `metadata.json`: a record that has metadata is complete. Motion boundaries are not stored: they are a stencil
+on the stored flow, computed when read.
 """
 
 from __future__ import annotations
@@ -23,13 +23,12 @@ from ptune.config.stream import Modality
 from ptune.errors import FeatureError
 from ptune.extract.boundary import motion_boundaries
 from ptune.extract.flow import FLOW_UNIT, dequantize
-from ptune.home import sha256_file, write_atomic, write_json
+from ptune.extract.record import FLOW, METADATA, RGB, SCHEMA_VERSION, RecordBuilder
+from ptune.home import sha256_file
 
-__all__ = ["FLOW_UNIT", "SCHEMA_VERSION", "FeatureStore", "VideoFeatures", "open_store"]
+__all__ = ["FLOW_UNIT", "FeatureStore", "VideoFeatures", "open_store"]
 
-SCHEMA_VERSION = 1
-METADATA = "metadata.json"
-_TYPES = {"rgb": np.dtype(np.uint8), "flow": np.dtype(np.int16)}
+_TYPES = {name: dtype for name, dtype, _ in (RGB, FLOW)}
 
 
 @dataclass(frozen=True)
@@ -116,25 +115,17 @@ class FeatureStore:
             ValueError: shapes or types that do not belong together.
         """
         VideoFeatures(rgb, flow, fps)
-        folder = self._folder(video_id)
+        builder = self.builder(video_id)
+        builder.discard()
+        builder.finish_decoding(builder.write_frames(rgb), {})
+        for chunk in builder.missing():
+            builder.write_chunk(chunk, flow[chunk.first : chunk.first + chunk.count], {})
         self._open.pop(video_id, None)
-        (folder / METADATA).unlink(missing_ok=True)
-        arrays = {}
-        for name, array in (("rgb", rgb), ("flow", flow)):
-            path = folder / f"{name}.arrow"
-            sums: list[str] = []
-            write_atomic(path, lambda temporary, array=array, sums=sums: sums.append(_write_frames(temporary, array)))  # type: ignore[misc]
-            arrays[name] = {"shape": list(array.shape), "dtype": array.dtype.name, "sha256": sums[0]}
-        metadata = {
-            "schema_version": SCHEMA_VERSION,
-            "video": video_id,
-            "extraction": self.path.name,
-            "fps": float(fps),
-            "arrays": arrays,
-            "flow_unit": "1/1024 px/frame",
-            "extra": dict(extra or {}),
-        }
-        write_json(folder / METADATA, metadata)
+        builder.seal(fps, extra or {})
+
+    def builder(self, video_id: str) -> RecordBuilder:
+        """Returns the record in the making of a video."""
+        return RecordBuilder(self.path, self._folder(video_id).name)
 
     def has(self, video_id: str) -> bool:
         """Returns whether a complete record is there."""
@@ -222,12 +213,3 @@ class FeatureStore:
 def open_store(features_root: Path, config: ExtractConfig) -> FeatureStore:
     """Returns the store of one extraction configuration below a home's `features` folder."""
     return FeatureStore(features_root / config.signature())
-
-
-def _write_frames(path: Path, array: npt.NDArray[Any]) -> str:
-    """Writes an array as one column of Arrow's fixed-shape tensors, a row per frame; returns the file's sha256."""
-    column = pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(array))
-    batch = pa.record_batch([column], names=["frames"])
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return sha256_file(path)
