@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo demo-seeds test lint bench clean
+.PHONY: setup demo demo-seeds test test-full lint bench-flow bench-extract clean
 
 setup: $(READY)
 
@@ -31,8 +31,17 @@ lint: $(READY)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-bench: $(READY)
+# The batteries of random damage and random deaths, with all their seeds.
+test-full: $(READY)
+	@PTUNE_FULL=1 $(BIN)/python -m pytest tests/extract/test_damage.py tests/extract/test_kill.py --timeout 1200
+
+bench-flow: $(READY)
 	@$(BIN)/python benchmarks/flow.py
+
+bench-extract: $(READY)
+	@$(BIN)/python benchmarks/extraction.py scale
+	@$(BIN)/python benchmarks/extraction.py memory
+	@$(BIN)/python benchmarks/extraction.py store
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -83,6 +83,11 @@ class Home:
         return self.root / "reports"
 
     @property
+    def previews(self) -> Path:
+        """Pictures of extracted features, one folder per extraction."""
+        return self.root / "previews"
+
+    @property
     def tracking_uri(self) -> str:
         """MLFLOW_TRACKING_URI where it is set, else the embedded SQLite store."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"

@@ -129,23 +129,51 @@ def list_(home: Home, as_json: bool) -> int:
     return 0
 
 
-@click.command(epilog=example("ptune extract cohort.csv", "ptune extract cohort.csv --size 340x256 --keep-aspect"))
+@click.command(epilog=example("ptune extract cohort.csv", "ptune extract cohort.csv --keep-aspect --preview"))
 @click.argument("manifest", type=PATH)
 @click.option("--size", default="340x256", show_default=True, help="Working size, WIDTHxHEIGHT.")
 @click.option("--keep-aspect", is_flag=True, help="Scale the shorter side to HEIGHT and keep proportions.")
+@click.option("--fps", type=float, help="Resample every video to this rate; default: a constant rate stays.")
+@click.option("--backend", help="TV-L1 solver: cpu, cuda or opencv, with the same bytes [default: the GPU's, if any].")
+@click.option("--allow-damaged", is_flag=True, help="Keep what can be decoded of damaged videos.")
+@click.option("--dry-run", is_flag=True, help="Print videos, frames, time and disk needed; write nothing.")
+@click.option("--preview", is_flag=True, help="Also draw every video's frames, flow and boundaries.")
 @as_json
 @workers
 @with_home
-def extract(home: Home, manifest: Path, size: str, keep_aspect: bool, as_json: bool, workers: int | None) -> int:
+def extract(
+    home: Home,
+    manifest: Path,
+    size: str,
+    keep_aspect: bool,
+    fps: float | None,
+    backend: str | None,
+    allow_damaged: bool,
+    dry_run: bool,
+    preview: bool,
+    as_json: bool,
+    workers: int | None,
+) -> int:
     """Extract RGB, TV-L1 flow and motion boundaries of the videos in MANIFEST."""
     from ptune.cohort.manifest import load_manifest
     from ptune.config import ExtractConfig
-    from ptune.extract.pipeline import extract
+    from ptune.extract.estimate import estimate
+    from ptune.extract.pipeline import extract, preview_videos
 
     width, _, height = size.partition("x")
-    config = ExtractConfig.parse({"width": width, "height": height, "keep_aspect": keep_aspect}, "--size")
-    report = extract(load_manifest(manifest).videos, config, home, workers)
-    show(report.facts(), report.text(), as_json)
+    values = {"width": width, "height": height, "keep_aspect": keep_aspect, "fps": fps}
+    config = ExtractConfig.parse(values, "options of extract")
+    videos = load_manifest(manifest).videos
+    if dry_run:
+        found = estimate(videos, config, home, workers, backend)
+        show(found.facts(), found.text(), as_json)
+        return 0 if found.fits else 1
+    report = extract(videos, config, home, workers, backend, allow_damaged=allow_damaged)
+    facts, text = report.facts(), report.text()
+    if preview:
+        index = preview_videos(videos, config, home, report, workers)
+        facts, text = facts | {"preview": str(index)}, f"{text}\npreview: {index}"
+    show(facts, text, as_json)
     return 1 if report.quarantined else 0
 
 

@@ -5,9 +5,7 @@ Knows nothing of folds, and of a video only its bytes: whether they decode is fo
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import math
 import re
@@ -17,8 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from ptune.cohort.rows import read_rows
 from ptune.config.base import nearest
 from ptune.config.stream import ClassGrouping
 from ptune.errors import ConfigError, ManifestError
@@ -28,9 +26,10 @@ from ptune.progress import progress
 REQUIRED = ("video", "subject", "task", "score")
 #: Accepted with values that do not matter yet.
 NOTED = ("side", "visit")
+PART = ("start_seconds", "end_seconds")
 #: Accepted only while empty: ignoring their values would change results behind the reader's back.
-RESERVED = ("start_seconds", "end_seconds", "rater", "fold", "sha256")
-COLUMNS = REQUIRED + NOTED + RESERVED
+RESERVED = ("rater", "fold", "sha256")
+COLUMNS = REQUIRED + NOTED + PART + RESERVED
 MANY_FILES = 200
 
 
@@ -45,6 +44,7 @@ class Video:
         task: what the person does, free text.
         score: the clinician's integer.
         line: where the manifest names it; row number for Parquet.
+        start_seconds, end_seconds: the part of the file that is meant; None is the file's end.
 
     Raises:
         ValueError: a field that no checked manifest can hold.
@@ -56,6 +56,8 @@ class Video:
     task: str
     score: int
     line: int
+    start_seconds: float = 0.0
+    end_seconds: float | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9a-f]{16}", self.id):
@@ -66,6 +68,8 @@ class Video:
             raise ValueError(f"video {self.id} has score {self.score!r}, not an integer from 0")
         if self.line < 1:
             raise ValueError(f"video {self.id} is on line {self.line}; lines count from 1")
+        if not 0 <= self.start_seconds < (math.inf if self.end_seconds is None else self.end_seconds):
+            raise ValueError(f"video {self.id} goes from {self.start_seconds} to {self.end_seconds} seconds")
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,15 @@ class _Row:
     score: int
     name: str
     path: Path
+    start: float
+    end: float
+
+    @property
+    def is_part(self) -> bool:
+        return self.start > 0 or self.end < math.inf
+
+    def overlaps(self, other: _Row) -> bool:
+        return self.start < other.end and other.start < self.end
 
 
 def load_manifest(path: Path, grouping: ClassGrouping = ClassGrouping()) -> Manifest:  # noqa: B008 (frozen)
@@ -149,16 +162,15 @@ def load_manifest(path: Path, grouping: ClassGrouping = ClassGrouping()) -> Mani
 
     Args:
         path: CSV (UTF-8, commas) or Parquet (`.parquet`, `.pq`) with the columns video (path, relative to the
-            manifest), subject, task, score; side and visit may be there.
+            manifest), subject, task, score; side, visit, and start_seconds and end_seconds (a part of a longer
+            recording) may be there.
         grouping: the score scale and its classes.
 
     Raises:
         ManifestError: all problems of columns, rows and files, each with its line, what was found, what was expected.
             A file of zero bytes is none: extraction quarantines it.
     """
-    parquet = path.suffix.lower() in (".parquet", ".pq")
-    unit = "row" if parquet else "line"
-    header, records = _read_parquet(path) if parquet else _read_csv(path)
+    unit, header, records = read_rows(path, REQUIRED)
     problems = _column_problems(header)
     if problems:
         raise ManifestError(path.name, problems)
@@ -176,54 +188,6 @@ def load_manifest(path: Path, grouping: ClassGrouping = ClassGrouping()) -> Mani
 def _position(problem: str) -> int:
     match = re.match(r"\w+ (\d+):", problem)
     return int(match[1]) if match else 0
-
-
-def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise ManifestError(path.name, ["there is no such file"], "Check the path.") from None
-    except OSError as error:
-        raise ManifestError(path.name, [f"cannot be read ({error.strerror})"], "Check the path.") from None
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ManifestError(path.name, [f"line {line}: found bytes that are no text, expected UTF-8"]) from None
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    rows: list[tuple[int, list[str]]] = []
-    start = 1
-    try:
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                rows.append((start, [cell.strip() for cell in cells]))
-            start = reader.line_num + 1
-    except csv.Error as error:
-        raise ManifestError(path.name, [f"line {start}: found broken quoting ({error}), expected CSV"]) from None
-    if not rows:
-        raise ManifestError(path.name, [f"the file is empty; expected a header with {', '.join(REQUIRED)}"])
-    header = rows[0][1]
-    if len(header) == 1 and set(";\t") & set(header[0]):
-        mark = "semicolons" if ";" in header[0] else "tabs"
-        raise ManifestError(path.name, [f"line {rows[0][0]}: found columns split by {mark}, expected commas"])
-    return header, rows[1:]
-
-
-def _read_parquet(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.ParquetFile(path).read()
-    except FileNotFoundError:
-        raise ManifestError(path.name, ["there is no such file"], "Check the path.") from None
-    except (OSError, pa.ArrowException) as error:
-        raise ManifestError(path.name, [f"found no Parquet table ({type(error).__name__})"]) from None
-    columns = [column.to_pylist() for column in table.columns]
-    cells = ([_text(value) for value in row] for row in zip(*columns, strict=True))
-    return list(table.column_names), list(enumerate(cells, 1))
-
-
-def _text(value: Any) -> str:
-    return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value).strip()
 
 
 def _column_problems(header: Sequence[str]) -> list[str]:
@@ -267,16 +231,30 @@ def _check_row(
     trouble = _file_trouble(values["video"], path)
     if trouble:
         problems.append(f"{place} video, {trouble}")
-    if len(problems) > before or score is None:
+    start = _seconds(values.get("start_seconds", ""), 0.0)
+    end = _seconds(values.get("end_seconds", ""), math.inf)
+    for column, seconds in zip(PART, (start, end), strict=True):
+        if seconds is None:
+            problems.append(f"{place} {column}, found {values[column]!r}, expected seconds from the file's begin")
+    if start is not None and end is not None and start >= end:
+        problems.append(f"{place} end_seconds, found {end:g}, expected more than start_seconds, {start:g}")
+    if len(problems) > before or score is None or start is None or end is None:
         return None
     subject = unicodedata.normalize("NFC", values["subject"])
-    return _Row(line, subject, unicodedata.normalize("NFC", values["task"]), score, values["video"], path)
+    task = unicodedata.normalize("NFC", values["task"])
+    return _Row(line, subject, task, score, values["video"], path, start, end)
 
 
 def _score(text: str, grouping: ClassGrouping) -> int | None:
     if not re.fullmatch(r"[+-]?[0-9]{1,9}", text):
         return None
     return int(text) if int(text) in grouping.scale else None
+
+
+def _seconds(text: str, missing: float) -> float | None:
+    if not text:
+        return missing
+    return float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]+)?", text) else None
 
 
 def _file_trouble(name: str, path: Path) -> str:
@@ -306,32 +284,38 @@ def _subjects_spelled_once(rows: Sequence[_Row], unit: str, problems: list[str])
 
 def _identify(rows: Sequence[_Row], unit: str, problems: list[str]) -> list[Video]:
     """Gives rows their ids; rows that repeat a file or its content become problems."""
-    by_path: dict[Path, _Row] = {}
-    by_content: dict[str, _Row] = {}
+    digests: dict[Path, str] = {}
+    by_content: dict[str, list[_Row]] = {}
     videos = []
     empty = 0
-    with _hashing(len(rows)) as advance:
+    with _hashing(len({row.path.resolve() for row in rows})) as advance:
         for row in rows:
-            place, real = f"{unit} {row.line}: video,", row.path.resolve()
-            known = by_path.setdefault(real, row)
-            if known is not row:
-                expected = f"expected each video once: it is on {unit} {known.line}"
-                problems.append(f"{place} found {row.name!r} again, {expected}")
+            real = row.path.resolve()
+            if real not in digests:
+                digests[real] = sha256_file(row.path)
+                advance()
+                if row.path.stat().st_size == 0:
+                    empty += 1
+                    digests[real] = hashlib.sha256(b"" if empty == 1 else f"empty {empty}".encode()).hexdigest()
+            others = by_content.setdefault(digests[real], [])
+            known = next((other for other in others if other.overlaps(row)), None)
+            others.append(row)
+            if known is not None:
+                problems.append(f"{unit} {row.line}: video, {_repetition(row, known, unit)}")
                 continue
-            digest = sha256_file(row.path)
-            advance()
-            if row.path.stat().st_size == 0:
-                empty += 1
-                digest = hashlib.sha256(b"" if empty == 1 else f"empty {empty}".encode()).hexdigest()
-            known = by_content.setdefault(digest[:16], row)
-            if known is not row:
-                problems.append(f"{place} {_repetition(row, known, unit)}")
-                continue
-            videos.append(Video(digest[:16], row.path, row.subject, row.task, row.score, row.line))
+            digest = digests[real]
+            if row.is_part:
+                digest = hashlib.sha256(f"{digest} {row.start!r} {row.end!r}".encode()).hexdigest()
+            end = row.end if row.end < math.inf else None
+            videos.append(Video(digest[:16], row.path, row.subject, row.task, row.score, row.line, row.start, end))
     return videos
 
 
 def _repetition(row: _Row, known: _Row, unit: str) -> str:
+    if row.path.resolve() == known.path.resolve():
+        if row.is_part or known.is_part:
+            return f"found a part of {row.name!r} that overlaps the one on {unit} {known.line}, expected each once"
+        return f"found {row.name!r} again, expected each video once: it is on {unit} {known.line}"
     same = f"found in {row.name!r} the content of {known.name!r} on {unit} {known.line}"
     if row.subject != known.subject:
         return f"{same} under another subject ({row.subject}, {known.subject}), expected one subject per content (leak)"

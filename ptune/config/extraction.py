@@ -33,6 +33,9 @@ class ExtractConfig(Strict):
     Args:
         width, height: working size in pixels. The paper's 340x256 squeezes 16:9 video anisotropically.
         keep_aspect: scale the shorter side to `height` and keep the other in proportion instead.
+        fps: frames per second that every video is resampled to. Without it, videos of a constant rate keep their
+            frames, and others are resampled to the rate that their file states.
+        deinterlace: "auto" turns interlaced frames into whole ones, "off" leaves them combed.
         flow: the solver's parameters.
 
     Source: section 4.1, "reduced to a resolution of 340 x 256 pixels".
@@ -41,6 +44,8 @@ class ExtractConfig(Strict):
     width: int = Field(340, ge=16)
     height: int = Field(256, ge=16)
     keep_aspect: bool = False
+    fps: float | None = Field(None, gt=0, le=1000, allow_inf_nan=False)
+    deinterlace: Literal["auto", "off"] = "auto"
     flow: TVL1Config = TVL1Config()
 
     def signature(self) -> str:

@@ -2,33 +2,118 @@
 
 The only door to video files. Knows nothing of flow, of stores or of who is shown.
 
-Decoding is strict: a decoder that conceals damage returns all frames and says nothing, so damage must stop it (libav's
-`explode`), frames that it marks as corrupt count as damage, and the frames read are held against the header's count.
+Decoding is strict: a decoder that conceals damage returns all frames and says nothing, so whatever it or the container
+complains of stops it, and what was read is held against what the packets and the header promise. What no decoder can
+know stays unseen: a changed byte that is valid code for another picture. Only the file's checksum tells that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
-import cv2
 import numpy as np
-import numpy.typing as npt
 
-from ptune.config.extraction import ExtractConfig
 from ptune.errors import VideoError
+from ptune.extract.container import cause
+from ptune.extract.picture import Deinterlacer, Image, Scaler, upright
+from ptune.extract.source import Source
+from ptune.extract.timeline import Resampler, plan
+
+if TYPE_CHECKING:
+    # The child process that decodes starts in half the time without pydantic.
+    from ptune.config.extraction import ExtractConfig
+
+__all__ = [
+    "Decoded",
+    "Frames",
+    "Image",
+    "Part",
+    "VideoFacts",
+    "decode",
+    "probe",
+    "read_frames",
+    "upright",
+]
 
 MIN_FRAMES = 8
-MIN_SIDE = 16
-#: Headers may count frames that no player shows, such as a last packet without a picture.
-SPARE_FRAMES = 2
-SPARE_SHARE = 0.02
+#: Timestamps in files, and parts in manifests, are rounded to milliseconds.
+NEAR_SECONDS = 0.0015
 
-_STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
-_MOV_FAMILY = "mov,mp4"
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a recording, in seconds after its first frame; without an end, to the last one."""
+
+    start_seconds: float = 0.0
+    end_seconds: float | None = None
+
+
+WHOLE = Part()
+
+
+@dataclass(frozen=True)
+class VideoFacts:
+    """What is known of a video once its last frame was read.
+
+    Args:
+        fps: frames per second of the frames returned; 0 where unknown.
+        codec: name of the decoder.
+        source_width, source_height: size in the file, before rotation.
+        source_fps: mean frames per second in the file; 0 where unknown.
+        frames: how many were returned.
+        repeated, dropped: by resampling. A repeated frame equals its predecessor, so that its flow is zero.
+        variable_rate: the timestamps are not those of a constant rate.
+        interlaced: fields were found; with `deinterlace: off` only what the decoder flags.
+        rotation: degrees counterclockwise by which frames were turned: 0, 90, 180 or 270.
+        damage: what was wrong, if damage was allowed; else empty.
+    """
+
+    fps: float
+    codec: str
+    source_width: int
+    source_height: int
+    source_fps: float
+    frames: int
+    repeated: int
+    dropped: int
+    variable_rate: bool
+    interlaced: bool
+    rotation: int
+    damage: str
+
+
+class Frames(Iterator[Image]):
+    """Frames of a video, uint8 [H,W,3] RGB, one after the other; what is known of it follows the last one.
+
+    Damage is found where it is met, so an error can follow frames that were returned: they must then be thrown away.
+    """
+
+    def __init__(self, images: Generator[Image, None, VideoFacts]) -> None:
+        self._images = images
+        self._facts: VideoFacts | None = None
+
+    def __next__(self) -> Image:
+        try:
+            return next(self._images)
+        except StopIteration as end:
+            self._facts = end.value or self._facts
+            raise StopIteration from None
+
+    @property
+    def facts(self) -> VideoFacts:
+        """What is known of the video, after its last frame."""
+        if self._facts is None:
+            raise RuntimeError("what is known of a video is complete after its last frame")
+        return self._facts
+
+    def close(self) -> None:
+        """Closes the file before the last frame was read."""
+        self._images.close()
 
 
 @dataclass(frozen=True)
@@ -37,12 +122,12 @@ class Decoded:
 
     Args:
         frames: uint8 [T,H,W,3] RGB, upright, in presentation order.
-        fps: frames per second by their timestamps, else by the header; 0 where neither tells.
+        fps: frames per second; 0 where unknown.
         codec: name of the decoder.
         source_width, source_height: size in the file, before rotation.
     """
 
-    frames: npt.NDArray[np.uint8]
+    frames: Image
     fps: float
     codec: str
     source_width: int
@@ -50,160 +135,141 @@ class Decoded:
 
 
 def decode(source: Path, config: ExtractConfig) -> Decoded:
-    """Returns all frames of a video at the working size.
+    """Returns all frames of a video at once; for short ones.
+
+    Raises:
+        VideoError: as for `read_frames`.
+    """
+    images = read_frames(source, config)
+    frames = np.stack(list(images))
+    facts = images.facts
+    return Decoded(frames, facts.fps, facts.codec, facts.source_width, facts.source_height)
+
+
+def read_frames(
+    source: Path,
+    config: ExtractConfig,
+    part: Part = WHOLE,
+    allow_damaged: bool = False,
+    progress: Callable[[int], None] = lambda pictures: None,
+) -> Frames:
+    """Returns the frames of a video, decoded while they are asked for; memory does not grow with its length.
+
+    At a constant rate all frames are returned as they are. At a variable one, and at any with `config.fps`, they are
+    resampled: the frame nearest in time for each moment.
 
     Args:
         source: the file.
-        config: working size. `keep_aspect` scales the shorter side as displayed to `height`.
+        config: working size, rate and deinterlacing.
+        part: the part to return, by the timestamps in the file.
+        allow_damaged: return what can be decoded, concealed frames included, and say in the facts what is wrong.
+        progress: called for every packet looked at (with 0) and every picture decoded (with 1), returned or not.
 
     Raises:
-        VideoError: unreadable (no video can be opened), damaged (the decoder met an error), truncated (it ends before
-            its header says), too_short (under 8 frames) or too_small (a side under 16 pixels). Carries no path.
+        VideoError: while frames are asked for: unreadable (no video can be opened), damaged (the decoder met an error),
+            truncated (it ends before its header says), too_short (under 8 frames), too_small (a side under 16 pixels)
+            or too_large. Carries no path.
 
     Source: section 4.1, "reduced to a resolution of 340 x 256 pixels".
     """
-    try:
-        container = _open(source)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoError("unreadable", _cause(error)) from None
-    with container:
-        stream = _video_stream(container)
-        codec = stream.codec_context
-        if min(codec.width, codec.height) < MIN_SIDE:
-            raise VideoError("too_small", f"{codec.width}x{codec.height} pixels, at least {MIN_SIDE} a side are needed")
-        frames, times = _read(container, stream, config)
-        if len(frames) < MIN_FRAMES:
-            raise VideoError("too_short", f"{len(frames)} frames, at least {MIN_FRAMES} are needed")
-        fps = _rate(times, stream)
-        return Decoded(np.stack(frames), fps, codec.name, codec.width, codec.height)
+    return Frames(_images(source, config, part, allow_damaged, progress))
 
 
-def probe(source: Path) -> int | None:
+def probe(source: Path, part: Part = WHOLE) -> int | None:
     """Returns the number of frames that the header states or implies by duration and rate; None where it does not."""
     try:
-        with _open(source) as container:
-            stream = _video_stream(container)
-            if stream.frames > 0:
-                return int(stream.frames)
-            seconds = _duration(container, stream)
-            rate = stream.average_rate
-            return round(seconds * float(rate)) if seconds and rate else None
-    except (av.FFmpegError, OSError, ValueError, VideoError):
+        with Source(source) as video:
+            promised = video.promised_frames()
+            rate = next(iter(video.stated_rates()), None)
+    except VideoError:
         return None
+    if promised is None or part == WHOLE:
+        return promised
+    if rate is None:
+        return None
+    end = promised if part.end_seconds is None else min(promised, round(part.end_seconds * rate))
+    return max(0, end - round(part.start_seconds * rate))
 
 
-def upright(image: npt.NDArray[np.uint8], degrees: int) -> npt.NDArray[np.uint8]:
-    """Turns an image [H,W,3] counterclockwise by the nearest quarter turn, as its rotation metadata asks."""
-    return np.rot90(image, round(degrees / 90))
-
-
-def _open(source: Path) -> Any:
-    # An absolute path cannot be taken for an option or a protocol, as "-one.mp4" or "concat:a" could.
-    return av.open(str(source.absolute()), metadata_errors="replace", options=dict(_STRICT))
-
-
-def _video_stream(container: Any) -> Any:
-    if not container.streams.video:
-        raise VideoError("unreadable", "no video stream")
-    stream = container.streams.video[0]
-    if stream.codec_context is None:
-        raise VideoError("unreadable", "no decoder for its codec")
-    stream.codec_context.options = dict(_STRICT)
-    stream.codec_context.thread_count = 1
-    return stream
-
-
-def _read(container: Any, stream: Any, config: ExtractConfig) -> tuple[list[npt.NDArray[np.uint8]], list[float]]:
-    frames: list[npt.NDArray[np.uint8]] = []
-    times: list[float] = []
-    source_size: tuple[int, int] | None = None
-    packets = container.demux(stream)
+def _images(
+    source: Path, config: ExtractConfig, part: Part, allow_damaged: bool, progress: Callable[[int], None]
+) -> Generator[Image, None, VideoFacts]:
     try:
-        for frame in _frames(packets):
-            if frame.is_corrupt:
-                raise VideoError("damaged", f"frame {len(frames)} is marked corrupt by its decoder")
-            size = (frame.width, frame.height)
-            if source_size not in (None, size):
-                raise VideoError("damaged", f"the frame size changes at frame {len(frames)}")
-            source_size = size
-            if frame.time is not None:
-                times.append(float(frame.time))
-            frames.append(_working(frame, stream, config))
-    except (av.FFmpegError, ValueError) as error:
-        if _ends(packets) and _lacks(container, stream, frames, times):
-            raise VideoError("truncated", _shortfall(stream, frames)) from None
-        raise VideoError("damaged", f"{_cause(error)} after {len(frames)} frames") from None
-    if _lacks(container, stream, frames, times):
-        raise VideoError("truncated", _shortfall(stream, frames))
-    return frames, times
+        with Source(source, allow_damaged, progress) as video:
+            return (yield from _Conversion(video, config, part, allow_damaged).images())
+    except MemoryError:
+        raise VideoError("too_large", "decoding takes more memory than it may") from None
+    except av.FFmpegError as error:
+        raise VideoError("damaged", cause(error)) from None
 
 
-def _frames(packets: Iterator[Any]) -> Iterator[Any]:
-    for packet in packets:
-        yield from packet.decode()
+class _Conversion:
+    """One video on its way from the decoder to the caller, and what is counted on it."""
 
+    def __init__(self, video: Source, config: ExtractConfig, part: Part, allow_damaged: bool) -> None:
+        self._video, self._config, self._part = video, config, part
+        self._start = part.start_seconds - NEAR_SECONDS
+        self._end = math.inf if part.end_seconds is None else part.end_seconds - NEAR_SECONDS
+        self._survey = video.survey()
+        times = self._survey.times
+        self._times = times[(times >= self._start) & (times < self._end)]
+        self._timeline = plan(self._times, video.stated_rates(), self._survey.tick, config.fps)
+        # Where frames may be missing, those behind must not move up into their places.
+        self._fills = allow_damaged and not self._timeline.variable and self._timeline.fps > 0
+        self._decoded = self._rotation = 0
+        self._first = self._last = 0.0
+        self._flagged = False
 
-def _ends(packets: Iterator[Any]) -> bool:
-    """True if no data follows the packet at which decoding failed, so that the file was cut there."""
-    try:
-        return not any(packet.size for packet in packets)
-    except (av.FFmpegError, ValueError):
-        return True
+    def images(self) -> Generator[Image, None, VideoFacts]:
+        """Yields frames, and returns what is known."""
+        video, timeline = self._video, self._timeline
+        if timeline.gap:
+            video.report(VideoError("damaged", timeline.gap))
+        deinterlacer: Deinterlacer[float] = Deinterlacer()
+        pictures = self._pictures()
+        whole = deinterlacer(pictures) if self._config.deinterlace == "auto" else pictures
+        scaler = Scaler(self._config, video.pixel_aspect)
+        images = ((seconds, scaler(frame)) for frame, seconds in whole)
+        fps = timeline.target_fps or (timeline.fps if self._fills else 0.0)
+        resampler: Resampler[Image] = Resampler(fps, timeline.interval)
+        count = 0
+        for image in resampler(images) if fps else (image for _, image in images):
+            yield image
+            count += 1
+        if count < MIN_FRAMES:
+            where = "" if self._part == WHOLE else " in this part"
+            raise VideoError("too_short", f"{count} frames{where}, at least {MIN_FRAMES} are needed")
+        return VideoFacts(
+            fps=fps or self._decoded_fps(),
+            codec=video.codec,
+            source_width=video.width,
+            source_height=video.height,
+            source_fps=timeline.fps,
+            frames=count,
+            repeated=resampler.repeated,
+            dropped=resampler.dropped,
+            variable_rate=timeline.variable,
+            interlaced=deinterlacer.found or self._flagged,
+            rotation=self._rotation,
+            damage=video.damage,
+        )
 
+    def _pictures(self) -> Iterator[tuple[Any, float]]:
+        for frame, seconds in self._video.pictures(self._survey, self._start, self._end):
+            if not self._decoded:
+                self._first = seconds
+                self._rotation = round(frame.rotation / 90) * 90 % 360
+            self._last = max(self._last, seconds)
+            self._flagged = self._flagged or frame.interlaced_frame
+            self._decoded += 1
+            yield frame, self._on_line(seconds) if self._fills and not self._config.fps else seconds
 
-def _lacks(container: Any, stream: Any, frames: list[Any], times: list[float]) -> bool:
-    """True if clearly fewer frames were read than the header promises."""
-    promised = stream.frames
-    if promised > 0 and len(frames) >= promised - max(SPARE_FRAMES, SPARE_SHARE * promised):
-        return False
-    if promised > 0 and not container.format.name.startswith(_MOV_FAMILY):
-        return True
-    # A trimmed mp4 counts frames that its edit list hides, and Matroska counts none: there, time decides.
-    seconds = _duration(container, stream)
-    rate = stream.average_rate
-    if not seconds or not rate or not times:
-        return False
-    spare = max(SPARE_FRAMES / float(rate), SPARE_SHARE * seconds, 0.5 if promised <= 0 else 0.0)
-    return times[-1] + 1 / float(rate) < seconds - spare
+    def _decoded_fps(self) -> float:
+        # Where the clock is broken, the other frames tell.
+        interval = (self._last - self._first) / max(1, self._decoded - 1)
+        interval = self._timeline.interval if self._timeline.gap else interval
+        return 1 / interval if interval > 0 else self._timeline.fps
 
-
-def _duration(container: Any, stream: Any) -> float | None:
-    """Returns the seconds that the header gives to the video; the container's only where it holds nothing else."""
-    mov = container.format.name.startswith(_MOV_FAMILY)
-    if stream.duration and not mov:
-        return float(stream.duration * stream.time_base)
-    if container.duration and (mov or len(container.streams) == 1):
-        return float(container.duration / av.time_base)
-    return None
-
-
-def _shortfall(stream: Any, frames: list[Any]) -> str:
-    promised = f"its header promises {stream.frames}" if stream.frames else "its header promises a longer video"
-    return f"{len(frames)} frames read, {promised}"
-
-
-def _rate(times: list[float], stream: Any) -> float:
-    if len(times) > 1 and max(times) > min(times):
-        return (len(times) - 1) / (max(times) - min(times))
-    return float(stream.average_rate or stream.guessed_rate or 0.0)
-
-
-def _working(frame: Any, stream: Any, config: ExtractConfig) -> npt.NDArray[np.uint8]:
-    image = np.ascontiguousarray(upright(frame.to_ndarray(format="rgb24"), frame.rotation))
-    height, width = image.shape[:2]
-    target = (config.width, config.height)
-    if config.keep_aspect:
-        pixel = float(stream.sample_aspect_ratio or 1)
-        shown = (width * pixel, height) if round(frame.rotation / 90) % 2 == 0 else (width, height * pixel)
-        factor = config.height / min(shown)
-        target = (max(2, round(shown[0] * factor / 2) * 2), max(2, round(shown[1] * factor / 2) * 2))
-    if target == (width, height):
-        return image
-    shrinks = target[0] <= width and target[1] <= height
-    return np.asarray(cv2.resize(image, target, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR))
-
-
-def _cause(error: Exception) -> str:
-    """Returns libav's words without the path that it appends."""
-    text = getattr(error, "strerror", None) or type(error).__name__
-    return str(text)[:1].lower() + str(text)[1:]
+    def _on_line(self, seconds: float) -> float:
+        """Returns when a frame would be shown if its video's constant rate were exact."""
+        return float(np.searchsorted(self._times, seconds)) * self._timeline.interval

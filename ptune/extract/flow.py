@@ -76,6 +76,13 @@ def backend_named(name: str) -> Backend:
     return BACKENDS[name]
 
 
+def default_backend() -> str:
+    """Returns the quickest backend of this machine: "cuda" where PyTorch sees a GPU, else `DEFAULT_BACKEND`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else DEFAULT_BACKEND
+
+
 def to_gray(frames: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """Returns the luma of RGB frames uint8 [T,H,W,3] as uint8 [T,H,W] (BT.601 weights)."""
     return np.stack([cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames])
@@ -136,4 +143,20 @@ def _warm_up_cpu() -> None:
     warm_up()
 
 
-BACKENDS: dict[str, Backend] = {"cpu": Backend(_cpu, warm_up=_warm_up_cpu), "opencv": Backend(_opencv)}
+def _cuda(gray: Gray, config: TVL1Config) -> Flow:
+    from ptune.extract.tvl1_gpu import solve
+
+    return solve(gray, config)
+
+
+def _warm_up_cuda() -> None:
+    from ptune.extract.tvl1_gpu import warm_up
+
+    warm_up()
+
+
+BACKENDS: dict[str, Backend] = {
+    "cpu": Backend(_cpu, warm_up=_warm_up_cpu),
+    "cuda": Backend(_cuda, needs_gpu=True, warm_up=_warm_up_cuda),
+    "opencv": Backend(_opencv),
+}

@@ -1,110 +1,68 @@
 """Videos become feature records, in parallel, each one whole or quarantined with a reason.
 
-The only place that knows Ray Data. Tensors never pass through Ray: a worker decodes a video, computes its flow and
-writes its record; one small row of facts comes back. A worker never raises, because Ray Data would drop the videos
-beside the one that failed; what goes in is counted against what comes out.
+The only place that knows Ray Data. Two stages with workers of their own: decoding, on CPU cores, turns a video into
+frames on disk and rows that name chunks of them; flow, on a GPU or a core each, takes chunks of whichever video, so
+that a single long one keeps all workers busy. Tensors never pass through Ray. What goes in is counted against what
+comes out.
 """
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 import os
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
+import ptune.extract.workers as work
 from ptune.cluster import ray_session
 from ptune.cohort.manifest import Video
 from ptune.config.extraction import ExtractConfig
-from ptune.errors import FeatureError, VideoError
-from ptune.extract.boundary import MotionStatistics
-from ptune.extract.decode import Decoded, decode
-from ptune.extract.flow import (
-    DEFAULT_BACKEND,
-    FLOW_LIMIT,
-    FLOW_UNIT,
-    backend_named,
-    dequantize,
-    quantize,
-    to_gray,
-    tvl1,
-)
+from ptune.errors import FeatureError
+from ptune.extract.decode import Part, probe
+from ptune.extract.flow import DEFAULT_BACKEND, backend_named, default_backend
+from ptune.extract.isolation import Decoder
+from ptune.extract.preview import write_index
+from ptune.extract.report import ExtractReport, Quarantined, load_quarantine, notes_on, remember
 from ptune.extract.store import FeatureStore, VideoFeatures, open_store
-from ptune.home import Home, write_json
+from ptune.home import Home
 from ptune.progress import progress
 
-QUARANTINE = "quarantine.json"
-#: Pairs of frames solved at once: bounds the memory that float flow takes.
-CHUNK_PAIRS = 64
+#: Two workers share a GPU: one reads, writes and looks at features while the other's flow is solved.
+WORKERS_PER_GPU = 2
+#: Flow workers leave this share of their core to the decoding workers, which Ray would not start otherwise.
+DECODING_SHARE = 0.1
+#: One core decodes about as many frames as this many solve.
+SOLVERS_PER_DECODER = 16
 
 
-class Quarantined(NamedTuple):
-    """Why one video has no features.
+def extract_video(
+    path: Path,
+    config: ExtractConfig,
+    backend: str | None = None,
+    part: Part = Part(),  # noqa: B008 (frozen)
+) -> tuple[VideoFeatures, dict[str, Any]]:
+    """Returns the features of one video, mapped from files that no folder names any more, and what is known of it.
 
-    Args:
-        line: where the manifest names it.
-        reason: a word of `VideoError`.
-        detail: what was seen; carries no path.
-    """
-
-    line: int
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class ExtractReport:
-    """What became of each video.
-
-    Args:
-        done: ids extracted now.
-        reused: ids whose records were there.
-        quarantined: id to reason.
-        frames: frames decoded now.
-        seconds: wall time.
-    """
-
-    done: tuple[str, ...]
-    reused: tuple[str, ...]
-    quarantined: dict[str, Quarantined] = field(default_factory=dict)
-    frames: int = 0
-    seconds: float = 0.0
-
-    def facts(self) -> dict[str, Any]:
-        """Returns plain values."""
-        return {
-            "done": len(self.done),
-            "reused": len(self.reused),
-            "quarantined": {video_id: item._asdict() for video_id, item in self.quarantined.items()},
-            "frames": self.frames,
-            "seconds": round(self.seconds, 1),
-        }
-
-    def text(self) -> str:
-        """Returns one line of counts, and one for each quarantined video."""
-        counts = f"{len(self.done)} videos extracted, {len(self.reused)} reused, {len(self.quarantined)} quarantined"
-        lines = [f"{counts} ({self.frames} frames in {self.seconds:.0f} s)"]
-        lines += [
-            f"quarantined: line {item.line} of the manifest: {item.reason.replace('_', ' ')}, {item.detail}"
-            for item in sorted(self.quarantined.values())
-        ]
-        return "\n".join(lines)
-
-
-def extract_video(path: Path, config: ExtractConfig, backend: str = DEFAULT_BACKEND) -> VideoFeatures:
-    """Returns the features of one video in memory; needs no Ray and writes nothing.
+    The same steps as `extract` takes; needs no Ray.
 
     Raises:
         VideoError: the video cannot be used.
         ConfigError: there is no such backend.
     """
+    backend = backend or default_backend()
     backend_named(backend)
-    return _features(decode(path, config), config, backend)[0]
+    with tempfile.TemporaryDirectory(prefix="ptune-") as folder, Decoder() as decoder:
+        store = FeatureStore(Path(folder) / config.signature())
+        builder = store.builder("video")
+        work.decode_into(builder, decoder, path, config, part, allow_damaged=False)
+        for chunk in builder.missing():
+            work.solve_into(builder, chunk, config, backend)
+        work.seal(builder)
+        return store.video("video"), store.metadata("video")["extra"]
 
 
 def extract(
@@ -112,124 +70,198 @@ def extract(
     config: ExtractConfig,
     home: Home,
     workers: int | None = None,
-    backend: str = DEFAULT_BACKEND,
+    backend: str | None = None,
     retry: bool = True,
+    allow_damaged: bool = False,
 ) -> ExtractReport:
     """Makes the feature store of `home` hold a record for every usable video.
 
-    Complete records are reused. Videos that cannot be used are listed in `quarantine.json` in the store's folder.
+    Complete records are reused, and so are the complete steps of records that an interrupted run left. Videos that
+    cannot be used are listed in `quarantine.json` in the store's folder.
 
     Args:
         videos: their ids must differ.
         config: working size and solver; its signature names the store.
         home: where the store lies.
-        workers: parallel workers; default one per GPU where the backend needs one, else one per core.
-        backend: a name in `ptune.extract.flow.BACKENDS`.
+        workers: parallel flow workers; default two per GPU where the backend needs one, else one per core.
+        backend: a name in `ptune.extract.flow.BACKENDS`; default the GPU's where the cluster has GPUs.
         retry: try quarantined videos again; else what was found about the same bytes stands.
+        allow_damaged: keep what can be decoded of damaged videos, and say so in their metadata.
 
     Raises:
         ConfigError: there is no such backend.
         FeatureError: records could not be written, or Ray lost videos; what was written stays.
     """
     start = time.monotonic()
-    backend_named(backend)
+    if backend is not None:
+        backend_named(backend)
     store = open_store(home.features, config)
     reused = tuple(video.id for video in videos if store.has(video.id))
+    for video_id in reused:
+        store.builder(video_id).discard()
     known = {} if retry else load_quarantine(store)
     pending = [video for video in videos if not store.has(video.id) and video.id not in known]
-    rows: dict[str, dict[str, Any]] = {}
-    with progress("extract", len(videos)) as bar:
-        if len(pending) < len(videos):
-            bar.advance(len(videos) - len(pending), f"{len(reused)} reused")
-        if pending:
-            backend_named(backend).warm_up()
+    rows = _Rows(pending, {video.id: max((probe(video.path) or 2) - 1, 1) for video in pending})
+    if pending:
+        with progress("extract", sum(rows.left.values())) as bar:
+            if reused:
+                bar.advance(0, f"{len(reused)} videos reused")
             with ray_session(home, workers):
-                for result in _run(pending, config, store, workers, backend):
-                    rows[result["id"]] = result
-                    bar.advance(1, result["reason"])
+                solver = backend or _quickest()
+                if not backend_named(solver).needs_gpu:
+                    backend_named(solver).warm_up()
+                for row in _run(_requests(pending, config, store, solver, allow_damaged), solver, workers):
+                    bar.advance(rows.add(row), row["reason"])
+    reasons = {video_id: (entry["reason"], entry["detail"]) for video_id, entry in known.items()} | rows.quarantined()
     quarantined = {
-        video.id: Quarantined(video.line, row["reason"], row["detail"])
+        video.id: Quarantined(video.line, *reasons[video.id])
         for video in videos
-        if (row := rows.get(video.id) or known.get(video.id)) and row["reason"] and row.get("status") != "failed"
+        if video.id in reasons and not store.has(video.id)
     }
-    _remember(store, {video.id for video in videos}, quarantined)
-    _account(pending, rows)
-    done = tuple(video.id for video in pending if rows[video.id]["status"] == "done")
-    frames = sum(row["frames"] for row in rows.values())
-    return ExtractReport(done, reused, quarantined, frames, time.monotonic() - start)
+    remember(store, {video.id for video in videos}, quarantined)
+    rows.account(store)
+    done = tuple(video.id for video in pending if store.has(video.id))
+    return ExtractReport(done, reused, quarantined, rows.pairs, time.monotonic() - start, notes_on(videos, store))
 
 
-class Extractor:
-    """One worker: turns rows that name a video into rows that say what became of it."""
+def preview_videos(
+    videos: Sequence[Video], config: ExtractConfig, home: Home, report: ExtractReport, workers: int | None = None
+) -> Path:
+    """Draws the records of `videos`, those that were drawn before excepted; returns the page that lists them.
 
-    def __init__(self) -> None:
-        import cv2
-
-        cv2.setNumThreads(1)
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Extracts and stores one video. Never raises: whatever happens becomes a status."""
-        result = {"id": str(row["id"]), "status": "done", "reason": "", "detail": "", "frames": 0}
-        try:
-            config = ExtractConfig.model_validate_json(str(row["config"]))
-            decoded = decode(Path(str(row["path"])), config)
-            features, motion = _features(decoded, config, str(row["backend"]))
-            facts = {
-                "codec": decoded.codec,
-                "source_width": decoded.source_width,
-                "source_height": decoded.source_height,
-                "backend": str(row["backend"]),
-                "motion": motion,
-            }
-            FeatureStore(Path(str(row["store"]))).write(
-                str(row["id"]), features.rgb, features.flow, features.fps, facts
-            )
-            result["frames"] = len(features.rgb)
-        except VideoError as error:
-            result.update(status="quarantined", reason=error.reason, detail=error.detail)
-        except Exception as error:
-            cause = getattr(error, "strerror", None)
-            result.update(
-                status="failed", reason="failed", detail=type(error).__name__ + (f" ({cause})" if cause else "")
-            )
-        return result
+    Raises:
+        FeatureError: a record could not be drawn.
+    """
+    store = open_store(home.features, config)
+    folder = home.previews / config.signature()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    records = [video.id for video in videos if store.has(video.id)]
+    pending = [video_id for video_id in records if not (folder / f"{video_id}.png").is_file()]
+    if pending:
+        requests = [{"id": video_id, "store": str(store.path), "folder": str(folder)} for video_id in pending]
+        with progress("preview", len(pending)) as bar, ray_session(home, workers):
+            for row in _draw(requests, workers):
+                if row["status"] != "done":
+                    raise FeatureError(f"preview of video {row['id']}", row["detail"], "a picture of its features")
+                bar.advance(1)
+    entries: dict[str, Any] = {video_id: store.metadata(video_id)["extra"] for video_id in records}
+    entries |= {video_id: item._asdict() for video_id, item in report.quarantined.items()}
+    return write_index(folder, entries, report.notes)
 
 
-def _features(decoded: Decoded, config: ExtractConfig, backend: str) -> tuple[VideoFeatures, dict[str, float]]:
-    frames = decoded.frames
-    flow = np.empty((len(frames) - 1, *frames.shape[1:3], 2), np.int16)
-    motion = MotionStatistics(FLOW_LIMIT * FLOW_UNIT)
-    for first in range(0, len(flow), CHUNK_PAIRS):
-        part = tvl1(to_gray(frames[first : first + CHUNK_PAIRS + 1]), backend, config.flow)
-        flow[first : first + len(part)] = quantize(part)
-        motion.add(dequantize(flow[first : first + len(part)]))
-    return VideoFeatures(frames, flow, decoded.fps), motion.summary()
+class _Rows:
+    """What came back of each pending video.
+
+    Args:
+        expected: pairs of frames of each video, by its header.
+    """
+
+    def __init__(self, pending: Sequence[Video], expected: Mapping[str, int]) -> None:
+        self.pending = pending
+        self.left = dict(expected)
+        self.final: dict[str, work.Row] = {}
+        self.pairs = 0
+
+    def add(self, row: work.Row) -> int:
+        """Takes a row; returns how many of the expected pairs it settles."""
+        video_id = str(row["id"])
+        settled = int(row["pairs"])
+        self.pairs += settled
+        if row["status"] != "working":
+            self.final[video_id] = row
+            settled = self.left[video_id]
+        settled = min(settled, self.left[video_id])
+        self.left[video_id] -= settled
+        return settled
+
+    def quarantined(self) -> dict[str, tuple[str, str]]:
+        """Returns id to reason and detail of the videos that cannot be used."""
+        rows = [row for row in self.final.values() if row["status"] == "quarantined"]
+        return {row["id"]: (row["reason"], row["detail"]) for row in rows}
+
+    def account(self, store: FeatureStore) -> None:
+        """Refuses to lose a video: each one that went in must have come out."""
+        failed = [row for row in self.final.values() if row["status"] == "failed" and not store.has(row["id"])]
+        lost = [video for video in self.pending if video.id not in self.final and not store.has(video.id)]
+        if not lost and not failed:
+            return
+        asked = len(self.pending)
+        found = f"{len(failed)} of {asked} records could not be made ({failed[0]['detail']})" if failed else ""
+        if lost:
+            found += f"{'; ' if found else ''}{len(lost)} of {asked} videos got lost with their worker"
+        raise FeatureError(
+            "extraction", found, "a record or a reason for each video", "Remove the cause and run again."
+        )
 
 
-def _run(
-    pending: Sequence[Video], config: ExtractConfig, store: FeatureStore, workers: int | None, backend: str
-) -> Iterator[dict[str, Any]]:
-    """Yields a status row per video as workers finish; long files start first, so that none is left to the end."""
+def _requests(
+    pending: Sequence[Video], config: ExtractConfig, store: FeatureStore, backend: str, allow_damaged: bool
+) -> list[work.Row]:
+    """Returns a row per video; large files start first, so that none is left to the end.
+
+    Everything travels in rows: arguments of a worker would be printed with Ray's plan.
+    """
+    common = {
+        "config": config.model_dump_json(by_alias=True),
+        "store": str(store.path),
+        "backend": backend,
+        "allow_damaged": allow_damaged,
+    }
+    return [
+        {
+            "id": video.id,
+            "path": str(video.path.absolute()),
+            "start_seconds": video.start_seconds,
+            "end_seconds": math.inf if video.end_seconds is None else video.end_seconds,
+            **common,
+        }
+        for video in _largest_first(pending)
+    ]
+
+
+def _run(requests: list[work.Row], backend: str, workers: int | None) -> Iterator[work.Row]:
+    """Yields a row per chunk as workers finish."""
+    import ray
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    _hush(context)
+    # A block for each row: the chunks of one video go to different workers.
+    context.target_max_block_size = 1
+    available = ray.cluster_resources()
+    cores = int(available.get("CPU", 1))
+    if backend_named(backend).needs_gpu:
+        size = workers or WORKERS_PER_GPU * int(available.get("GPU", 0))
+        decoding, decoding_share = max(1, min(cores - 1, len(requests))), 1.0
+        flow_share = {"num_gpus": 1 / WORKERS_PER_GPU, "num_cpus": DECODING_SHARE}
+    else:
+        size = min(workers or cores, cores)
+        decoding, decoding_share = -(-size // SOLVERS_PER_DECODER), DECODING_SHARE
+        flow_share = {"num_gpus": 0, "num_cpus": 1 - DECODING_SHARE}
+    pool = ray.data.ActorPoolStrategy
+    chunks = ray.data.from_items(requests, override_num_blocks=len(requests)).flat_map(
+        work.DecodeWorker, compute=pool(size=decoding), num_cpus=decoding_share
+    )
+    yield from chunks.map(work.FlowWorker, compute=pool(size=size), **flow_share).iter_rows()
+
+
+def _quickest() -> str:
+    import ray
+
+    return "cuda" if ray.cluster_resources().get("GPU") else DEFAULT_BACKEND
+
+
+def _draw(requests: list[work.Row], workers: int | None) -> Iterator[work.Row]:
     import ray
     import ray.data
 
     _hush(ray.data.DataContext.get_current())
-    needs_gpu = backend_named(backend).needs_gpu
-    available = int(ray.cluster_resources().get("GPU" if needs_gpu else "CPU", 1))
-    size = max(1, min(workers or available, available, len(pending)))
-    # Everything travels in rows: arguments of the worker would be printed with Ray's plan.
-    common = {"config": config.model_dump_json(by_alias=True), "store": str(store.path), "backend": backend}
-    rows = [{"id": video.id, "path": str(video.path.absolute()), **common} for video in _longest_first(pending)]
-    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map(
-        Extractor,
-        compute=ray.data.ActorPoolStrategy(size=size),
-        num_cpus=1,
-        num_gpus=1 if needs_gpu else 0,
-    )
-    yield from dataset.iter_rows()
+    size = min(workers or int(ray.cluster_resources().get("CPU", 1)), len(requests))
+    rows = ray.data.from_items(requests, override_num_blocks=len(requests))
+    yield from rows.map(work.PreviewWorker, compute=ray.data.ActorPoolStrategy(size=size), num_cpus=1).iter_rows()
 
 
-def _longest_first(videos: Sequence[Video]) -> list[Video]:
+def _largest_first(videos: Sequence[Video]) -> list[Video]:
     def size(video: Video) -> int:
         try:
             return os.stat(video.path).st_size
@@ -245,37 +277,3 @@ def _hush(context: Any) -> None:
     context.print_on_execution_start = False
     for name in ("ray.data", "ray.data._internal", "ray.data._internal.execution"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def _account(pending: Sequence[Video], rows: dict[str, dict[str, Any]]) -> None:
-    """Refuses to lose a video: each one that went in must have come out."""
-    lost = [video for video in pending if video.id not in rows]
-    failed = [row for row in rows.values() if row["status"] == "failed"]
-    if not lost and not failed:
-        return
-    found = f"{len(failed)} of {len(pending)} records could not be made ({failed[0]['detail']})" if failed else ""
-    if lost:
-        found += f"{'; ' if found else ''}{len(lost)} of {len(pending)} videos got lost with their worker"
-    raise FeatureError("extraction", found, "a record or a reason for each video", "Remove the cause and run again.")
-
-
-def _remember(store: FeatureStore, asked: set[str], quarantined: dict[str, Quarantined]) -> None:
-    """Brings the store's list of quarantined videos up to date; what was not asked for stays."""
-    path = store.path / QUARANTINE
-    before = load_quarantine(store)
-    after = {video_id: entry for video_id, entry in before.items() if video_id not in asked}
-    after |= {video_id: {"reason": item.reason, "detail": item.detail} for video_id, item in quarantined.items()}
-    if after != before:
-        write_json(path, after)
-
-
-def load_quarantine(store: FeatureStore) -> dict[str, dict[str, str]]:
-    """Returns id to reason and detail of the videos that the last extraction could not use."""
-    path = store.path / QUARANTINE
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}

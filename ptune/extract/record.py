@@ -39,10 +39,10 @@ _DECODED = "decoded.json"
 
 
 class Chunk(NamedTuple):
-    """Consecutive pairs of frames: `first` and `count` of them."""
+    """Consecutive pairs of frames: how many from the first on."""
 
     first: int
-    count: int
+    pairs: int
 
 
 def chunks_of(frames: int) -> list[Chunk]:
@@ -91,32 +91,38 @@ class RecordBuilder:
         _mark(self.folder / _DECODED, {"shape": list(shape), **facts})
 
     def frames(self, chunk: Chunk) -> npt.NDArray[np.uint8]:
-        """Returns the frames that a chunk's pairs need, uint8 [count+1,H,W,3], read and not mapped."""
-        return self._read(RGB, chunk.first, chunk.count + 1)
+        """Returns the frames that a chunk's pairs need, uint8 [pairs+1,H,W,3], read and not mapped."""
+        frames: npt.NDArray[np.uint8] = self._read(RGB, chunk.first, chunk.pairs + 1)
+        return frames
 
     def frame(self, index: int) -> npt.NDArray[np.uint8]:
         """Returns one frame, uint8 [H,W,3]."""
-        return self._read(RGB, index, 1)[0]
+        frame: npt.NDArray[np.uint8] = self._read(RGB, index, 1)[0]
+        return frame
+
+    def chunks(self) -> list[Chunk]:
+        """Returns all chunks of the video."""
+        return chunks_of(self._shape()[0])
 
     def missing(self) -> list[Chunk]:
         """Returns the chunks without flow."""
-        return [chunk for chunk in chunks_of(self._shape()[0]) if not self._marker(chunk).is_file()]
+        return [chunk for chunk in self.chunks() if not self._marker(chunk).is_file()]
 
     def write_chunk(self, chunk: Chunk, flow: npt.NDArray[np.int16], facts: Mapping[str, Any]) -> None:
-        """Writes the flow of a chunk, int16 [count,H,W,2], in its place, and JSON values about it.
+        """Writes the flow of a chunk, int16 [pairs,H,W,2], in its place, and JSON values about it.
 
         Raises:
             ValueError: another shape or type.
             FileNotFoundError: the record was sealed or given up meanwhile.
         """
-        expected = (chunk.count, *self._shape()[1:], 2)
+        expected = (chunk.pairs, *self._shape()[1:], 2)
         if flow.shape != expected or flow.dtype != np.int16:
             raise ValueError(f"flow is {flow.dtype} {list(flow.shape)}, expected int16 {list(expected)}")
         frame_bytes = flow[0].nbytes
         start = _start(expected[1:], flow.dtype) + chunk.first * frame_bytes
         descriptor = os.open(self._array("flow"), os.O_WRONLY | os.O_CREAT, 0o600)
         try:
-            _write_at(descriptor, memoryview(np.ascontiguousarray(flow)).cast("B"), start)
+            _write_at(descriptor, np.ascontiguousarray(flow).data.cast("B"), start)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -124,7 +130,7 @@ class RecordBuilder:
 
     def chunk_facts(self) -> list[dict[str, Any]]:
         """Returns what was said of each chunk, in order; the chunks must be complete."""
-        return [_json(self._marker(chunk)) or {} for chunk in chunks_of(self._shape()[0])]
+        return [_json(self._marker(chunk)) or {} for chunk in self.chunks()]
 
     def seal(self, fps: float, extra: Mapping[str, Any]) -> None:
         """Moves the complete record into the store, where an older one of this video gives way.
@@ -292,7 +298,7 @@ def _append_frames(path: Path, frames: Iterable[npt.NDArray[np.uint8]]) -> tuple
                 handle.write(envelope(2, shape, RGB[1])[0])
             if frame.shape != shape or frame.dtype != np.uint8 or frame.ndim != 3:
                 raise ValueError(f"a frame is {frame.dtype} {list(frame.shape)}, expected uint8 {list(shape)}")
-            handle.write(memoryview(np.ascontiguousarray(frame)).cast("B"))
+            handle.write(np.ascontiguousarray(frame).data.cast("B"))
             count += 1
         if count < 2:
             raise ValueError(f"{count} frames, at least 2 are needed")

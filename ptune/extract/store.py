@@ -119,7 +119,7 @@ class FeatureStore:
         builder.discard()
         builder.finish_decoding(builder.write_frames(rgb), {})
         for chunk in builder.missing():
-            builder.write_chunk(chunk, flow[chunk.first : chunk.first + chunk.count], {})
+            builder.write_chunk(chunk, flow[chunk.first : chunk.first + chunk.pairs], {})
         self._open.pop(video_id, None)
         builder.seal(fps, extra or {})
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ptune import page
 from ptune.home import write_bytes
 from ptune.ledger import Ledger
 from ptune.metrics import PER_CLASS, majority_class, majority_row
 from ptune.replay import StudyFacts
-from ptune.results import page, plots
+from ptune.results import plots
 from ptune.results.fusion import Fusion, study_frames, study_fusion
 from ptune.results.privacy import public_reason
 from ptune.results.stats import ESTIMABLE_SUBJECTS, beats_majority, class_subjects, cluster_interval, pooled_confusion

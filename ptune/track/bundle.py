@@ -91,7 +91,7 @@ class Bundle:
         Raises:
             VideoError: the video cannot be used.
         """
-        return self.score_features(extract_video(video, self.spec.extraction))
+        return self.score_features(extract_video(video, self.spec.extraction)[0])
 
     def score_features(self, features: VideoFeatures) -> FusedScore:
         """Scores one video whose features are there already."""

@@ -10,7 +10,8 @@ from typing import Any
 from ptune.cohort.folds import assign_folds, fold_warnings
 from ptune.cohort.manifest import Manifest, load_manifest
 from ptune.config import FitSpec, FitVideo, StreamConfig, StudyConfig
-from ptune.extract.pipeline import ExtractReport, extract
+from ptune.extract.pipeline import extract
+from ptune.extract.report import ExtractReport
 from ptune.home import Home
 from ptune.model.weights import kinetics_path, weights_hash
 from ptune.replay import StudyFacts

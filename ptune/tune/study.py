@@ -18,7 +18,7 @@ from ray.tune.search import Searcher
 from ptune.cluster import ray_session
 from ptune.config import ExtractConfig, FitSpec, StudyConfig, signature_of
 from ptune.errors import StudyChanged
-from ptune.extract.pipeline import ExtractReport
+from ptune.extract.report import ExtractReport
 from ptune.extract.store import open_store
 from ptune.home import Home
 from ptune.ledger import FitRecord, Ledger

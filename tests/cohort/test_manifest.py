@@ -106,7 +106,7 @@ def test_one_person_is_spelled_one_way(folder):
     assert problems(path) == ["line 3: subject, found 's01', expected 'S01' as on line 2"]
 
 
-@pytest.mark.parametrize("column", ["start_seconds", "end_seconds", "rater", "fold", "sha256"])
+@pytest.mark.parametrize("column", ["rater", "fold", "sha256"])
 def test_reserved_columns_may_be_there_but_not_filled(folder, column):
     load_manifest(written(folder, "0.mp4,S01,hand,0,", header=f"{HEADER},{column}"))
     (found,) = problems(written(folder, "0.mp4,S01,hand,0,1", header=f"{HEADER},{column}"))
@@ -176,3 +176,35 @@ def test_table_one_counts_videos_lengths_and_subjects(folder):
     lines = format_table(rows).splitlines()
     assert lines[2].split() == ["hand", "mild", "2", "131", "717", "1"]
     assert lines[3].split() == ["hand", "severe", "1", "-", "-", "1"]
+
+
+def parts(folder, *rows):
+    lines = [f"0.mp4,S1,hand,0,{start},{end}" for start, end in rows]
+    (folder / "parts.csv").write_text("\n".join(["video,subject,task,score,start_seconds,end_seconds", *lines]))
+    return folder / "parts.csv"
+
+
+def test_parts_of_one_recording_are_videos_of_their_own(folder):
+    videos = load_manifest(parts(folder, ("", 4.5), (4.5, 9), (9, ""))).videos
+    assert [(video.start_seconds, video.end_seconds) for video in videos] == [(0, 4.5), (4.5, 9), (9, None)]
+    assert len({video.id for video in videos}) == 3
+    whole = load_manifest(parts(folder, ("", ""))).videos[0]
+    assert whole.id not in {video.id for video in videos}
+
+
+@pytest.mark.parametrize(
+    ("rows", "found"),
+    [
+        (
+            [(0, 5), (4, 9)],
+            "line 3: video, found a part of '0.mp4' that overlaps the one on line 2, expected each once",
+        ),
+        ([(0, 5), ("", "")], "line 3: video, found a part of '0.mp4' that overlaps the one on line 2"),
+        ([(5, 5)], "line 2: end_seconds, found 5, expected more than start_seconds, 5"),
+        ([("-1", "soon")], "line 2: end_seconds, found 'soon', expected seconds from the file's begin"),
+    ],
+)
+def test_impossible_parts_are_refused(folder, rows, found):
+    with pytest.raises(ManifestError) as caught:
+        load_manifest(parts(folder, *rows))
+    assert found in str(caught.value)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ptune.extract.boundary import MotionStatistics, mirror_flow, motion_boundaries, motion_gradients
+from ptune.extract.boundary import mirror_flow, motion_boundaries, motion_gradients
 from ptune.extract.flow import dequantize, to_gray, tvl1
 from tests.extract.clips import panning
 
@@ -62,14 +62,3 @@ def test_borders_are_clamped():
 def test_flow_needs_two_components():
     with pytest.raises(ValueError, match="expected"):
         motion_boundaries(np.zeros((4, 4, 3), np.float32))
-
-
-def test_statistics_say_what_a_bound_would_clip():
-    flow = np.zeros((2, 8, 8, 2), np.float32)
-    flow[0, 0, 0] = [32, -32]
-    motion = MotionStatistics(bound=32)
-    motion.add(flow)
-    summary = motion.summary()
-    assert summary["clipped_share"] == 2 / (2 * 4 * 4 * 2)
-    assert summary["flow_p999"] == pytest.approx(32, abs=1 / 32)
-    assert summary["flow_mean"] == pytest.approx(1)

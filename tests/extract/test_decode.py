@@ -66,7 +66,8 @@ def test_rotation_metadata_is_applied(degrees, monkeypatch):
     _, reference = cv2.VideoCapture(str(path)).read()
     shown = decoded.frames[0].astype(int)
     assert shown.shape == reference.shape
-    assert abs(shown - reference[..., ::-1]).mean() < 1
+    # OpenCV rounds down where we round to the nearest.
+    assert abs(shown - reference[..., ::-1]).mean() < 2
 
 
 def test_quarter_turns_go_counterclockwise():

@@ -13,9 +13,12 @@ import pytest
 from ptune.cohort.manifest import Video
 from ptune.config import ExtractConfig, TVL1Config
 from ptune.errors import ConfigError, FeatureError, VideoError
-from ptune.extract import pipeline
-from ptune.extract.pipeline import Extractor, extract, extract_video, load_quarantine
+from ptune.extract import pipeline, record, workers
+from ptune.extract.pipeline import extract, extract_video
+from ptune.extract.record import RecordBuilder
+from ptune.extract.report import load_quarantine
 from ptune.extract.store import open_store
+from ptune.extract.workers import DecodeWorker, FlowWorker, solve_into
 from ptune.home import Home
 from tests.extract.clips import panning, write_clip
 
@@ -37,10 +40,18 @@ def clips(folder: Path) -> list[Video]:
     return [video(path, line) for line, path in enumerate([*paths, folder / "S01_noise.mp4"], 2)]
 
 
-def without_ray(pending, config, store, workers, backend):
-    common = {"config": config.model_dump_json(), "store": str(store.path), "backend": backend}
-    worker = Extractor()
-    return (worker({"id": item.id, "path": str(item.path), **common}) for item in pending)
+@pytest.fixture
+def without_ray(monkeypatch):
+    """Runs the workers in this process."""
+
+    def run(requests, backend, workers):
+        decoding, flow = DecodeWorker(), FlowWorker()
+        return (flow(chunk) for request in requests for chunk in decoding(request))
+
+    monkeypatch.setattr(pipeline, "_run", run)
+    monkeypatch.setattr(pipeline, "_quickest", lambda: "cpu")
+    monkeypatch.setattr(pipeline, "ray_session", lambda *_: nullcontext())
+    return run
 
 
 SCRIPT = """
@@ -51,7 +62,7 @@ from ptune.home import Home
 from tests.extract.test_pipeline import QUICK, clips
 folder = Path(sys.argv[1])
 report = extract(clips(folder), QUICK, Home.open(folder / "home"), workers=2)
-print(len(report.done), len(report.reused), [tuple(entry) for entry in report.quarantined.values()], report.frames)
+print(len(report.done), len(report.reused), [tuple(entry) for entry in report.quarantined.values()], report.pairs)
 assert "torch" not in sys.modules
 """
 
@@ -78,8 +89,8 @@ def test_ray_extracts_around_a_malformed_video_and_then_reuses(tmp_path, ray_fol
     )
     assert run.returncode == 0, run.stderr[-3000:]
     reason = "(5, 'unreadable', 'invalid data found when processing input')"
-    assert run.stdout.strip() == f"3 0 [{reason}] 30"
-    assert run.stderr.splitlines()[-1].startswith("extract: 4/4")
+    assert run.stdout.strip() == f"3 0 [{reason}] 27"
+    assert run.stderr.splitlines()[-1].startswith("extract: 28/28")
     strangers = [
         line for line in run.stderr.splitlines() if not line.startswith("extract:") and "logging.cc" not in line
     ]
@@ -93,15 +104,13 @@ def test_ray_extracts_around_a_malformed_video_and_then_reuses(tmp_path, ray_fol
     videos = clips(tmp_path)
     assert store.ids() == sorted(item.id for item in videos[:3])
     first = videos[0]
-    assert np.array_equal(store.video(first.id).flow, extract_video(first.path, QUICK).flow)
+    assert np.array_equal(store.video(first.id).flow, extract_video(first.path, QUICK)[0].flow)
     again = extract(videos[:3], QUICK, home)
     assert (again.done, len(again.reused), again.quarantined) == ((), 3, {})
     assert list(load_quarantine(store)) == [videos[3].id]
 
 
-def test_quarantine_is_tried_again(tmp_path, home, monkeypatch):
-    monkeypatch.setattr(pipeline, "_run", without_ray)
-    monkeypatch.setattr(pipeline, "ray_session", lambda *_: nullcontext())
+def test_quarantine_is_tried_again(tmp_path, home, without_ray):
     videos = clips(tmp_path)
     report = extract(videos, QUICK, home)
     assert (len(report.done), len(report.quarantined)) == (3, 1)
@@ -115,9 +124,7 @@ def test_quarantine_is_tried_again(tmp_path, home, monkeypatch):
     assert load_quarantine(store) == {}
 
 
-def test_what_is_known_of_the_same_bytes_can_stand_without_another_try(tmp_path, home, monkeypatch):
-    monkeypatch.setattr(pipeline, "_run", without_ray)
-    monkeypatch.setattr(pipeline, "ray_session", lambda *_: nullcontext())
+def test_what_is_known_of_the_same_bytes_can_stand_without_another_try(tmp_path, home, without_ray, monkeypatch):
     videos = clips(tmp_path)
     first = extract(videos, QUICK, home)
     monkeypatch.setattr(pipeline, "_run", lambda *_: pytest.fail("nothing is left to extract"))
@@ -127,23 +134,72 @@ def test_what_is_known_of_the_same_bytes_can_stand_without_another_try(tmp_path,
     assert load_quarantine(open_store(home.features, QUICK))
 
 
-def test_a_worker_reports_what_it_could_not_write(tmp_path, home, monkeypatch):
-    monkeypatch.setattr(pipeline, "_run", without_ray)
-    monkeypatch.setattr(pipeline, "ray_session", lambda *_: nullcontext())
+def test_ten_more_videos_are_ten_more_to_extract(tmp_path, home, without_ray):
+    videos = clips(tmp_path)[:3]
+    assert len(extract(videos[:1], QUICK, home).done) == 1
+    report = extract(videos, QUICK, home)
+    assert (len(report.done), len(report.reused), report.pairs) == (2, 1, 9 + 10)
 
+
+def test_an_interrupted_video_goes_on_at_the_chunk_where_it_was(tmp_path, home, without_ray, monkeypatch):
+    monkeypatch.setattr(record, "CHUNK_PAIRS", 4)
+    videos = clips(tmp_path)[:1]
+    solved = []
+
+    def dying(builder, chunk, *rest):
+        if chunk.first == 4 and len(solved) == 1:
+            raise KeyboardInterrupt
+        solved.append(chunk.first)
+        return solve_into(builder, chunk, *rest)
+
+    monkeypatch.setattr(workers, "solve_into", dying)
+    with pytest.raises(KeyboardInterrupt):
+        extract(videos, QUICK, home)
+    assert not open_store(home.features, QUICK).ids()
+    solved.append("again")
+    assert extract(videos, QUICK, home).done == (videos[0].id,)
+    assert solved == [0, "again", 4]
+    assert np.array_equal(
+        open_store(home.features, QUICK).video(videos[0].id).flow, extract_video(videos[0].path, QUICK)[0].flow
+    )
+
+
+def test_a_worker_reports_what_it_could_not_write(tmp_path, home, without_ray, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pipeline.FeatureStore, "write", full)
+    monkeypatch.setattr(RecordBuilder, "write_chunk", full)
     with pytest.raises(FeatureError, match=r"3 of 4 records could not be made \(OSError \(No space left on device\)\)"):
         extract(clips(tmp_path), QUICK, home)
 
 
-def test_a_lost_video_is_noticed(tmp_path, home, monkeypatch):
-    monkeypatch.setattr(pipeline, "_run", lambda pending, *rest: list(without_ray(pending, *rest))[1:])
-    monkeypatch.setattr(pipeline, "ray_session", lambda *_: nullcontext())
+def test_a_lost_video_is_noticed(tmp_path, home, without_ray, monkeypatch):
+    monkeypatch.setattr(pipeline, "_run", lambda requests, *rest: without_ray(requests[1:], *rest))
     with pytest.raises(FeatureError, match="1 of 4 videos got lost"):
         extract(clips(tmp_path), QUICK, home)
+
+
+def test_a_damaged_video_is_kept_only_on_request_and_says_so(tmp_path, home, without_ray):
+    whole = write_clip(tmp_path / "whole.avi", panning(frames=60)).read_bytes()
+    (tmp_path / "cut.avi").write_bytes(whole[: len(whole) // 2])
+    videos = [video(tmp_path / "cut.avi", 2)]
+    store = open_store(home.features, QUICK)
+    assert extract(videos, QUICK, home).quarantined[videos[0].id].reason == "truncated"
+    assert not store.ids()
+    assert not list(store.path.glob(".building/*"))
+    report = extract(videos, QUICK, home, allow_damaged=True)
+    assert report.done == (videos[0].id,)
+    assert report.notes[0].startswith("line 2 of the manifest is damaged and was allowed: ")
+    assert 10 < len(store.video(videos[0].id).rgb) < 60
+
+
+def test_the_same_recording_under_two_subjects_is_named(tmp_path, home, without_ray):
+    frames = panning(frames=40, step=2)
+    one = video(write_clip(tmp_path / "one.mp4", frames), 2)
+    other = video(write_clip(tmp_path / "other.avi", frames[:, ::-1][:, ::-1], fps=30), 3)
+    different = video(write_clip(tmp_path / "different.mp4", panning(frames=40, step=2, seed=5)), 4)
+    report = extract([one, other, different], ExtractConfig(width=64, height=48, flow=QUICK.flow), home)
+    assert report.notes == ("lines 2 and 3 of the manifest show the same recording under two subjects",)
 
 
 def test_an_unknown_backend_is_refused_before_any_work(tmp_path, home):
@@ -151,18 +207,21 @@ def test_an_unknown_backend_is_refused_before_any_work(tmp_path, home):
         extract(clips(tmp_path), QUICK, home, backend="fast")
 
 
-def test_features_in_memory_equal_their_pan(tmp_path):
+def test_features_of_one_video_equal_their_pan(tmp_path):
     path = write_clip(tmp_path / "a.mp4", panning(frames=9, step=2))
-    features = extract_video(path, ExtractConfig(width=64, height=48))
+    features, facts = extract_video(path, ExtractConfig(width=64, height=48))
     assert features.rgb.shape == (9, 48, 64, 3)
     assert features.flow.shape == (8, 48, 64, 2)
     assert np.median(features.flow[..., 0]) / 1024 == pytest.approx(2, abs=0.2)
+    assert facts["video"]["codec"] == "mpeg4"
     with pytest.raises(VideoError):
         extract_video(tmp_path / "b.mp4", QUICK)
 
 
 def test_a_long_video_is_solved_in_chunks_without_a_seam(tmp_path, monkeypatch):
     path = write_clip(tmp_path / "a.mp4", panning(frames=12))
-    whole = extract_video(path, QUICK)
-    monkeypatch.setattr(pipeline, "CHUNK_PAIRS", 4)
-    assert np.array_equal(extract_video(path, QUICK).flow, whole.flow)
+    whole, facts = extract_video(path, QUICK)
+    monkeypatch.setattr(record, "CHUNK_PAIRS", 4)
+    chunked, chunked_facts = extract_video(path, QUICK)
+    assert np.array_equal(chunked.flow, whole.flow)
+    assert chunked_facts == facts

@@ -1,5 +1,6 @@
 import hashlib
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,8 @@ def build(folder: Path, rgb, flow) -> None:
         builder.finish_decoding(builder.write_frames(iter(rgb)), {"codec": "h264"})
     for chunk in builder.missing():
         part = builder.frames(chunk)
-        assert np.array_equal(part, rgb[chunk.first : chunk.first + chunk.count + 1])
-        builder.write_chunk(chunk, flow[chunk.first : chunk.first + chunk.count], {"first": chunk.first})
+        assert np.array_equal(part, rgb[chunk.first : chunk.first + chunk.pairs + 1])
+        builder.write_chunk(chunk, flow[chunk.first : chunk.first + chunk.pairs], {"first": chunk.first})
     builder.seal(25.0, {"chunks": builder.chunk_facts()})
 
 
@@ -70,43 +71,49 @@ class Died(BaseException):
     """Not an Exception, as a killed process catches nothing either."""
 
 
+def die_at(death: int, before: bool, patched: pytest.MonkeyPatch) -> list[str]:
+    """Makes one system call the last; returns the list that the calls so far are put on."""
+    calls: list[str] = []
+
+    def dying(name):
+        function = getattr(os, name)
+
+        def call(*arguments, **options):
+            calls.append(name)
+            if before and len(calls) == death:
+                raise Died
+            result = function(*arguments, **options)
+            if not before and len(calls) == death:
+                raise Died
+            return result
+
+        return call
+
+    for name in CALLS:
+        patched.setattr(os, name, dying(name))
+    return calls
+
+
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_death_at_any_system_call_loses_no_more_than_a_step(tmp_path, arrays, monkeypatch, before):
+    # The metadata holds the name of the store's folder.
     reference = tmp_path / "reference"
     build(reference, *arrays)
-    death, deaths = 0, 0
+    deaths = 0
     while True:
-        folder, calls = tmp_path / str(death), 0
-        folder.mkdir()
-        # Of the store's identity the metadata holds only its folder's name.
-        folder = folder / reference.name
+        folder = tmp_path / str(deaths) / reference.name
         with monkeypatch.context() as patched:
-            for name in CALLS:
-                function = getattr(os, name)
-
-                def dying(*arguments, function=function, **options):
-                    nonlocal calls
-                    calls += 1
-                    if before and calls == death:
-                        raise Died
-                    result = function(*arguments, **options)
-                    if not before and calls == death:
-                        raise Died
-                    return result
-
-                patched.setattr(os, name, dying)
-            try:
+            calls = die_at(deaths + 1, before, patched)
+            with suppress(Died):
                 build(folder, *arrays)
-            except Died:
-                deaths += 1
-        if death and calls < death:
+        if len(calls) <= deaths:
             break
+        deaths += 1
         store = FeatureStore(folder)
         if store.has("v1"):
             assert np.array_equal(store.video("v1").flow, arrays[1])
         build(folder, *arrays)
         assert content(folder) == content(reference)
-        death += 1
     assert deaths > 30
 
 
@@ -116,7 +123,7 @@ def test_two_builders_of_one_record_do_not_hurt_each_other(tmp_path, arrays):
     for builder in (first, second):
         builder.finish_decoding(builder.write_frames(rgb), {})
     for chunk in second.missing():
-        second.write_chunk(chunk, flow[chunk.first : chunk.first + chunk.count], {})
+        second.write_chunk(chunk, flow[chunk.first : chunk.first + chunk.pairs], {})
     first.seal(25.0, {})
     with pytest.raises(FileNotFoundError):
         second.write_chunk(Chunk(0, 4), flow[:4], {})
