@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ptune.errors import ConfigError
 
 #: A bump changes the signatures of everything that the stage produces.
-STAGE_VERSIONS = {"extract": 1, "train": 1, "protocol": 1, "fusion": 1}
+STAGE_VERSIONS = {"extract": 2, "train": 1, "protocol": 1, "fusion": 1}
 
 
 def signature_of(value: Any) -> str:

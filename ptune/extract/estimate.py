@@ -18,7 +18,7 @@ import numpy as np
 from ptune.cohort.manifest import Video
 from ptune.config.extraction import ExtractConfig
 from ptune.errors import VideoError
-from ptune.extract.decode import probe
+from ptune.extract.decode import Part, probe
 from ptune.extract.flow import backend_named, default_backend, to_gray, tvl1
 from ptune.extract.isolation import Decoder
 from ptune.extract.store import open_store
@@ -105,7 +105,7 @@ def estimate(
     backend_named(backend)
     store = open_store(home.features, config)
     pending = [video for video in videos if not store.has(video.id)]
-    counts = [probe(video.path) for video in pending]
+    counts = [probe(video.path, Part(video.start_seconds, video.end_seconds)) for video in pending]
     frames = sum(count or 0 for count in counts)
     # Spread over the manifest, in which one camera's videos often stand together.
     sampled = [pending[int(i)] for i in np.linspace(0, len(pending) - 1, min(SAMPLED_VIDEOS, len(pending)))]

@@ -11,7 +11,6 @@ import json
 import os
 import select
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -37,6 +36,10 @@ _LONGEST_HEADER = 1 << 16
 _PIPE_BYTES = 1 << 20
 _START_SECONDS = 120.0
 _DYING_SECONDS = 5.0
+
+#: Kind, header, and uint8 [H,W,3] if it is a frame.
+_Message = tuple[bytes, dict[str, Any], Image]
+
 _REASONS = ("unreadable", "damaged", "truncated", "too_short", "too_small", "too_large", "crashed")
 
 
@@ -77,6 +80,11 @@ class Decoder:
         """
         return Frames(self._images(Path(source).absolute(), config, part, allow_damaged))
 
+    @property
+    def pid(self) -> int | None:
+        """The child's process id; None while there is no child."""
+        return None if self._child is None else self._child.pid
+
     def close(self) -> None:
         """Ends the child process."""
         child, self._child, self._busy = self._child, None, False
@@ -94,22 +102,20 @@ class Decoder:
     def _images(
         self, source: Path, config: ExtractConfig, part: Part, allow_damaged: bool
     ) -> Generator[Image, None, VideoFacts]:
-        if self._busy:
-            self.close()
         job = {
             "source": str(source),
             "config": config.model_dump(mode="json", exclude={"flow"}),
             "part": [part.start_seconds, part.end_seconds],
             "allow_damaged": allow_damaged,
         }
-        child = self._sent(json.dumps(job).encode() + b"\n")
-        self._busy, reusable = True, False
+        if self._busy:
+            self.close()
+        budget, reusable = _Budget(self.limits, source), False
+        child, message = self._begun(json.dumps(job).encode() + b"\n", budget)
+        self._busy = True
         try:
-            budget = _Budget(self.limits, source)
             while True:
-                if child is not self._child:
-                    raise RuntimeError("its decoder was given another video")
-                kind, header, image = child.message(budget)
+                kind, header, image = message
                 if kind == FRAME:
                     budget.sent += 1
                     yield image
@@ -122,28 +128,42 @@ class Decoder:
                     reusable = header["reason"] not in ("too_large", "crashed")
                     raise VideoError(header["reason"], str(header["detail"]))
                 else:
-                    raise ValueError
-        except (KeyError, TypeError, ValueError, struct.error):
-            # A decoder whose memory was overwritten can send anything.
-            raise VideoError("crashed", "its decoder's answer makes no sense") from None
+                    raise _nonsense()
+                if child is not self._child:
+                    raise RuntimeError("its decoder was given another video")
+                message = child.message(budget)
+        except (KeyError, TypeError):
+            raise _nonsense() from None
         finally:
             if child is self._child:
                 self._busy = False
                 if not reusable:
                     self.close()
 
-    def _sent(self, job: bytes) -> _Child:
-        """Gives the job to the child; one that ended while it had nothing to do is replaced."""
-        for _ in range(2):
-            if self._child is None or not self._child.lives():
+    def _begun(self, job: bytes, budget: _Budget) -> tuple[_Child, _Message]:
+        """Gives the job to the child, and returns its first answer.
+
+        One that served before may have died since, or may die of what an earlier video did to it: then the job is given
+        to a new one.
+        """
+        while True:
+            fresh = self._child is None or not self._child.lives()
+            if fresh:
                 self.close()
                 self._child = _Child(self.limits.memory_bytes)
                 self._child.start()
-            with contextlib.suppress(BrokenPipeError):
-                self._child.send(job)
-                return self._child
-            self.close()
-        raise RuntimeError("the process that decodes videos ends as soon as it has started")
+            child = self._child
+            assert child is not None
+            try:
+                child.send(job)
+                return child, child.message(budget)
+            except VideoError as error:
+                self.close()
+                if fresh or error.reason != "crashed":
+                    raise
+            except BaseException:
+                self.close()
+                raise
 
 
 class _Budget:
@@ -197,6 +217,7 @@ class _Child:
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
+        self.pid = self._process.pid
         self._in: IO[bytes] = self._process.stdin
         self._out = self._process.stdout.fileno()
         self._poll = select.poll()
@@ -222,25 +243,33 @@ class _Child:
         return self._process.poll() is None
 
     def send(self, job: bytes) -> None:
-        """Hands over a job."""
-        self._in.write(job)
+        """Hands over a job.
 
-    def message(self, budget: _Budget) -> tuple[bytes, dict[str, Any], Image]:
+        Raises:
+            VideoError: crashed.
+        """
+        try:
+            self._in.write(job)
+        except BrokenPipeError:
+            raise self._death() from None
+
+    def message(self, budget: _Budget) -> _Message:
         """Returns the next message: its kind, its header and, for a frame, uint8 [H,W,3].
 
         Raises:
             VideoError: timeout or crashed.
-            ValueError: it is none.
         """
         kind, length, size = HEAD.unpack(self._read(HEAD.size, budget).data)
         if length > _LONGEST_HEADER:
-            raise ValueError
-        header = json.loads(bytes(self._read(length, budget)))
-        shape = header["shape"] if kind == FRAME else [0, 0, 3]
-        height, width, channels = (int(side) for side in shape)
-        if channels != 3 or min(height, width) < 0 or height * width > MAX_WORKING_PIXELS or 3 * height * width != size:
-            raise ValueError
-        return kind, header, self._read(size, budget).reshape(height, width, channels)
+            raise _nonsense()
+        try:
+            header = dict(json.loads(bytes(self._read(length, budget))))
+            height, width = (int(side) for side in header["shape"][:2]) if kind == FRAME else (0, 0)
+        except (KeyError, TypeError, ValueError):
+            raise _nonsense() from None
+        if min(height, width) < 0 or height * width > MAX_WORKING_PIXELS or size != 3 * height * width:
+            raise _nonsense()
+        return kind, header, self._read(size, budget).reshape(height, width, 3)
 
     def _read(self, size: int, budget: _Budget) -> Image:
         content = np.empty(size, np.uint8)
@@ -260,6 +289,11 @@ class _Child:
                 return VideoError("crashed", f"its decoder was ended by {signal.Signals(-status).name}")
             return VideoError("crashed", f"its decoder ended with status {status}")
         return VideoError("crashed", "its decoder closed its output")
+
+
+def _nonsense() -> VideoError:
+    # A decoder whose memory was overwritten can send anything.
+    return VideoError("crashed", "its decoder's answer makes no sense")
 
 
 def _end(process: subprocess.Popen[bytes], owner: int) -> None:

@@ -101,7 +101,7 @@ def extract(
         store.builder(video_id).discard()
     known = {} if retry else load_quarantine(store)
     pending = [video for video in videos if not store.has(video.id) and video.id not in known]
-    rows = _Rows(pending, {video.id: max((probe(video.path) or 2) - 1, 1) for video in pending})
+    rows = _Rows(pending, {video.id: _expected_pairs(video) for video in pending})
     if pending:
         with progress("extract", sum(rows.left.values())) as bar:
             if reused:
@@ -259,6 +259,10 @@ def _draw(requests: list[work.Row], workers: int | None) -> Iterator[work.Row]:
     size = min(workers or int(ray.cluster_resources().get("CPU", 1)), len(requests))
     rows = ray.data.from_items(requests, override_num_blocks=len(requests))
     yield from rows.map(work.PreviewWorker, compute=ray.data.ActorPoolStrategy(size=size), num_cpus=1).iter_rows()
+
+
+def _expected_pairs(video: Video) -> int:
+    return max((probe(video.path, Part(video.start_seconds, video.end_seconds)) or 2) - 1, 1)
 
 
 def _largest_first(videos: Sequence[Video]) -> list[Video]:

@@ -157,7 +157,7 @@ class Source:
             if strict and (self._lacks(reading) or reading.lacks_end()):
                 raise self._shortfall(reading)
             if strict and reading.holes():
-                raise _damaged(f"{reading.holes()} frames are missing among {reading.count}")
+                raise _damaged(f"{reading.holes()} frames cannot be decoded, {reading.count} can")
 
     def _steps(self, container: Any, stream: Any, first: int) -> Iterator[tuple[int, list[Any], str]]:
         """Yields, packet by packet, how many were read, the frames that came out and what is wrong."""

@@ -14,6 +14,8 @@ import numpy.typing as npt
 #: Headers may count frames that no player shows, such as a last packet without a picture.
 SPARE_FRAMES = 2
 SPARE_SHARE = 0.02
+#: Frames that may refer to a key frame before the first one.
+LEADING_FRAMES = 8
 #: Holds packets that show nothing and prepare later pictures.
 _HIDING_CODECS = ("vp8",)
 
@@ -120,12 +122,16 @@ class Reading:
         return (self._stamp or 0.0) * self._survey.tick
 
     def holes(self) -> int:
-        """Returns how many packets between the first and the last frame gave none."""
+        """Returns how many packets before the last frame gave none.
+
+        Few at the beginning are forgiven: they refer to what stands before a clean cut.
+        """
         met = np.flatnonzero(self._met)
         # Fields may come in packets of their own.
         if self._survey.clock != "pts" or self._codec in _HIDING_CODECS or self._fields or not len(met):
             return 0
-        return int(met[-1] - met[0] + 1 - len(met))
+        first = 0 if self._first == 0 and met[0] > LEADING_FRAMES else met[0]
+        return int(met[-1] + 1 - first - len(met))
 
     def lacks_end(self) -> bool:
         """Returns whether clearly more packets follow the last frame than may stay without a picture."""

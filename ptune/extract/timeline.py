@@ -21,7 +21,7 @@ MAX_GROWTH = 8
 #: A stated rate is believed if it is so near to the rate that the timestamps show.
 RATE_TOLERANCE = 0.02
 #: The interval that so many frames share is the camera's; the others are its failures to keep it.
-TYPICAL_SHARE = 0.6
+USUAL_SHARE = 0.6
 #: A video whose frames are moved by less than this share of an interval has a constant rate.
 MAX_SHIFT = 0.5
 
@@ -70,22 +70,23 @@ def plan(times: npt.ArrayLike, stated: Sequence[float], tick: float, wanted: flo
     shift = seconds - seconds[0] - mean * np.arange(len(seconds))
     if np.ptp(shift) / 2 <= MAX_SHIFT * mean + tick:
         return Timeline(1 / mean, mean, False, wanted, "")
-    typical = _typical(intervals)
+    usual, share = _usual(intervals)
     longest = int(intervals.argmax())
-    if intervals[longest] > max(MAX_GAP_SECONDS, MAX_GAP_INTERVALS * typical):
+    if intervals[longest] > max(MAX_GAP_SECONDS, MAX_GAP_INTERVALS * usual):
         gap = f"{intervals[longest]:.0f} seconds without a picture after frame {longest}"
-        return Timeline(1 / mean, typical, True, None, gap)
-    rate = min((rate for rate in stated if rate > 0), key=lambda rate: abs(rate * typical - 1), default=0.0)
-    believed = abs(rate * typical - 1) <= RATE_TOLERANCE
-    return Timeline(1 / mean, typical, True, wanted or (rate if believed else 1 / typical), "")
+        return Timeline(1 / mean, usual, True, None, gap)
+    interval = usual if share >= USUAL_SHARE and mean <= MAX_GROWTH * usual else mean
+    rate = min((rate for rate in stated if rate > 0), key=lambda rate: abs(rate * interval - 1), default=0.0)
+    believed = abs(rate * interval - 1) <= RATE_TOLERANCE
+    return Timeline(1 / mean, interval, True, wanted or (rate if believed else 1 / interval), "")
 
 
-def _typical(intervals: npt.NDArray[np.float64]) -> float:
+def _usual(intervals: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """Returns the interval that most others are near to, and the share that are."""
     median = np.median(intervals)
     near = abs(intervals - median) <= median / 4
     # Of intervals rounded to milliseconds the median is 33 or 34; the mean of those near it is not rounded.
-    typical, mean = float(intervals[near].mean()), float(intervals.mean())
-    return typical if near.mean() >= TYPICAL_SHARE and mean <= MAX_GROWTH * typical else mean
+    return float(intervals[near].mean()), float(near.mean())
 
 
 class Resampler(Generic[Frame]):

@@ -30,12 +30,6 @@ def panning(frames=10, height=48, width=64, step=1, seed=0):
     return np.repeat(np.stack(views)[..., None], 3, axis=-1)
 
 
-def counting(frames, height=32, width=48):
-    """Gray frames, each brighter than the one before: their order survives any codec. uint8 [T,H,W,3]."""
-    levels = np.linspace(20, 235, frames).astype(np.uint8)
-    return np.broadcast_to(levels[:, None, None, None], (frames, height, width, 3)).copy()
-
-
 def woven(frames):
     """Interlaces uint8 [2T,H,W,3]: even lines of one frame, odd ones of the next. uint8 [T,H,W,3]."""
     fields = frames[0::2][: len(frames) // 2].copy()

@@ -98,9 +98,9 @@ def test_blur_lowers_sharpness_and_light_raises_brightness():
 
 
 def test_flow_at_the_bound_is_counted():
-    flow = np.zeros((1, 8, 8, 2), np.int16)
+    flow = np.zeros((1, 16, 16, 2), np.int16)
     flow[0, :, ::4, 0] = 32767
-    assert VideoQuality.of(0, np.zeros((2, 8, 8), np.uint8), flow).summary()["clipped_share"] == 0.25
+    assert VideoQuality.of(0, np.zeros((2, 16, 16), np.uint8), flow).summary()["clipped_share"] == 0.25
 
 
 def print_of(frames):
