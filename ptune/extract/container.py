@@ -17,6 +17,9 @@ from av.stream import Discard
 
 from ptune.errors import VideoError
 
+#: What PyAV raises for data that makes no sense.
+BROKEN = (av.FFmpegError, ValueError, ArithmeticError)
+
 MIN_SIDE = 16
 #: Twice an 8K picture. A header can claim any size, and one picture of it would take all memory.
 MAX_PIXELS = 1 << 26
@@ -48,7 +51,7 @@ def open_video(path: Path, strict: bool = True, alone: bool = True) -> tuple[Any
         container = av.open(str(path.absolute()), metadata_errors="replace", options=options)
     except MemoryError:
         raise VideoError("too_large", "its header takes more memory than it may") from None
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except (*BROKEN, OSError) as error:
         raise VideoError("unreadable", cause(error)) from None
     try:
         return container, _video_stream(container, path, strict, alone)

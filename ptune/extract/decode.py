@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import av
 import numpy as np
 
 from ptune.errors import VideoError
-from ptune.extract.container import cause
+from ptune.extract.container import BROKEN, cause
 from ptune.extract.picture import Deinterlacer, Image, Scaler, upright
 from ptune.extract.source import Source
 from ptune.extract.timeline import Resampler, plan
@@ -199,7 +198,7 @@ def _images(
             return (yield from _Conversion(video, config, part, allow_damaged).images())
     except MemoryError:
         raise VideoError("too_large", "decoding takes more memory than it may") from None
-    except av.FFmpegError as error:
+    except BROKEN as error:
         raise VideoError("damaged", cause(error)) from None
 
 

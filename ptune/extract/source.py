@@ -15,7 +15,7 @@ import av
 import numpy as np
 
 from ptune.errors import VideoError
-from ptune.extract.container import cause, complaints, open_video
+from ptune.extract.container import BROKEN, cause, complaints, open_video
 from ptune.extract.survey import SPARE_FRAMES, SPARE_SHARE, Clock, Reading, Survey
 
 _MOV_FAMILY = "mov,mp4"
@@ -87,7 +87,7 @@ class Source:
                 if not packet.is_discard:
                     shown.append((packet.pts, packet.dts))
                 count += 1
-        except (av.FFmpegError, ValueError):
+        except (*BROKEN, LookupError):
             # Met again, and judged, when the packets are decoded.
             pass
         # AVI knows no time but that of decoding; libav guesses the rest.
@@ -96,7 +96,7 @@ class Source:
             which = int(clock == "dts")
             stamps = [pair[which] for pair in shown]
             if shown and None not in stamps and len(set(stamps)) >= 0.9 * len(stamps):
-                tick = float(self._stream.time_base)
+                tick = float(self._stream.time_base or 0)
                 entries = tuple((packet, pair[which] or 0) for packet, pair in keys)
                 return Survey(np.unique(np.array(stamps, np.int64)), clock, tick, entries, count)
         rate = next(iter(self.stated_rates()), 0.0)
@@ -173,8 +173,11 @@ class Source:
                         frames = packet.decode()
             except MemoryError:
                 raise VideoError("too_large", "decoding takes more memory than it may") from None
-            except (av.FFmpegError, ValueError) as error:
+            except BROKEN as error:
                 problem = cause(error)
+            except LookupError:
+                # PyAV, behind the last packet, where a stream was found while packets were read.
+                packet = None
             index += 1
             if packet is not None and packet.is_corrupt:
                 problem = problem or f"packet {index} is incomplete"
@@ -228,7 +231,7 @@ class Source:
                 for packet in container.demux():
                     if packet.pts is not None:
                         end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
-            except (av.FFmpegError, ValueError):
+            except (*BROKEN, LookupError):
                 pass
         return end
 

@@ -23,6 +23,8 @@ REAL = Path(__file__).parents[2].parent / "shared" / "videos" / "talking_small.m
 FORMATS = {"mp4": "libx264", "avi": "mpeg4", "mkv": "libx264"}
 if FULL:
     FORMATS |= {"mov": "mpeg4", "ts": "libx264", "mpg": "mpeg2video", "webm": "libvpx-vp9", "nut": "ffv1"}
+#: Have no header that could promise more: their beginning is a video.
+BROADCAST = {".ts", ".mpg"}
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,10 @@ def test_a_file_that_was_cut(decoder, clip, tmp_path, share):
     path, frames = clip
     broken = tmp_path / path.name
     broken.write_bytes(damage.cut(path.read_bytes(), share))
-    assert_right_or_refused(outcome(decoder, broken), frames, {"unreadable", "truncated", "damaged", "too_short"})
+    found = outcome(decoder, broken)
+    if path.suffix in BROADCAST and not isinstance(found, str):
+        frames = frames[: len(found)]
+    assert_right_or_refused(found, frames, {"unreadable", "truncated", "damaged", "too_short"})
 
 
 @pytest.mark.parametrize("third", [0, 1, 2])
