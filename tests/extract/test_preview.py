@@ -1,9 +1,11 @@
+from fractions import Fraction
+
 import av
 import cv2
 import numpy as np
 import pytest
 
-from ptune.extract.preview import Scale, draw_film, draw_sheet, flow_colours, write_index
+from ptune.extract.preview import Scale, draw_film, draw_sheet, flow_colours, scale_of, write_index
 from ptune.extract.store import VideoFeatures
 from tests.extract.clips import panning
 
@@ -51,19 +53,52 @@ def test_a_film_shows_frames_flow_and_boundaries_side_by_side(tmp_path, features
         pictures = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(stream)]
         assert float(stream.average_rate) == 25
         assert stream.codec_context.pix_fmt == "yuv420p"
-        assert set(container.metadata) <= {"major_brand", "minor_version", "compatible_brands", "encoder"}
+        assert set(container.metadata) <= {"major_brand", "minor_version", "compatible_brands"}
     assert len(pictures) == 19
-    frame, flow, boundaries = (pictures[9][:, part * 64 : (part + 1) * 64] for part in range(3))
-    assert abs(frame - features.rgb[9]).mean() < 12
-    assert flow[36:, 20:].mean((0, 1)) == pytest.approx([255, 0, 0], abs=40)
-    assert flow[2:20, 40:].mean() > 230
-    assert boundaries[22:26].mean() > 2 * boundaries[34:].mean()
-    assert (tmp_path / "film.mp4").stat().st_mode & 0o077 == 0
+    # Panels of 240x180 with 4 pixels between them; words below.
+    frame, flow, boundaries = (pictures[9][:180, part * 244 :][:, :240] for part in range(3))
+    expected = cv2.resize(features.rgb[9], (240, 180), interpolation=cv2.INTER_NEAREST)
+    assert abs(frame - expected).mean() < 12
+    assert flow[100:].mean((0, 1)) == pytest.approx([255, 0, 0], abs=40)
+    assert flow[:80].mean() > 230
+    assert boundaries[80:98].mean() > 2 * boundaries[120:].mean()
+    assert (pictures[9][180:] < 128).any()
 
 
-def test_a_sheet_has_eight_moments_of_three_kinds(tmp_path, features):
+def test_a_film_keeps_a_broken_rate_and_odd_sizes(tmp_path):
+    odd = VideoFeatures(np.zeros((9, 271, 245, 3), np.uint8), np.zeros((8, 271, 245, 2), np.int16), 30000 / 1001)
+    draw_film(odd, Scale(2.0, 1.0), tmp_path / "film.mp4")
+    with av.open(str(tmp_path / "film.mp4")) as container:
+        assert container.streams.video[0].average_rate == Fraction(30000, 1001)
+        assert container.streams.video[0].frames == 8
+
+
+def test_a_film_begins_with_its_index_so_that_browsers_play_while_they_load(tmp_path, features):
+    draw_film(features, Scale(2.0, 1.0), tmp_path / "film.mp4")
+    content = (tmp_path / "film.mp4").read_bytes()
+    assert content.index(b"moov") < content.index(b"mdat")
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (480, 270), (32, 400)])
+def test_a_sheet_has_three_rows_of_eight_moments(tmp_path, shape):
+    features = VideoFeatures(np.full((9, *shape, 3), 77, np.uint8), np.zeros((8, *shape, 2), np.int16), 0.0)
     draw_sheet(features, Scale(2.0, 1.0), tmp_path / "sheet.png")
-    assert cv2.imread(str(tmp_path / "sheet.png")).shape == (3 * 120, 8 * 160, 3)
+    sheet = cv2.imread(str(tmp_path / "sheet.png"))
+    tile = round(shape[1] * 152 / max(shape))
+    assert sheet.shape[1] == 104 + 8 * tile + 7 * 4
+    assert (sheet[18, 104 :: tile + 4] == 77).all()
+
+
+def test_scales_are_round_numbers_above_the_noise():
+    assert scale_of({"flow_p999": 17.5, "boundary_p999": 0.73}) == Scale(10.0, 0.4)
+    assert scale_of({"flow_p999": 0.001, "boundary_p999": 0.0}) == Scale(1.0, 0.1)
+
+
+def test_pictures_of_people_are_their_owners_only(tmp_path, features):
+    draw_film(features, Scale(2.0, 1.0), tmp_path / "a.mp4")
+    draw_sheet(features, Scale(2.0, 1.0), tmp_path / "a.png")
+    write_index(tmp_path, {}, [])
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
 
 
 def test_the_page_lists_every_video_and_every_refusal(tmp_path):
