@@ -28,7 +28,7 @@ def plan(tmp_path, digest="d" * 64, **changes):
     cohort = {"digest": digest, "videos": 12, "subjects": 6, "class_counts": {}}
     config = StudyConfig.parse(BASE | changes, "test")
     home = Home(tmp_path, tmp_path / "features")
-    return Plan(config, home, example_videos(), {f"S{n:02d}": n % 2 for n in range(1, 7)}, cohort, "")
+    return Plan(config, home, example_videos(), {f"S{n:02d}": n % 2 for n in range(1, 7)}, cohort, {})
 
 
 def reopen(tmp_path, **changes):
