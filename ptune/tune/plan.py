@@ -104,7 +104,8 @@ def make_plan(
 
 
 def _initial_weights(config: StudyConfig, home: Home) -> dict[Modality, str]:
-    if config.init == "random":
+    inits = config.space["init"].values() if "init" in config.space else (config.fixed.get("init", config.init),)
+    if "kinetics" not in inits:
         return {}
     streams = [StreamConfig.parse({"modality": group}, "modality") for group in groups(config)]
     files = {stream.modality: initial_file(home.weights, stream) for stream in streams}
