@@ -64,7 +64,7 @@ def read_inputs(config: StudyConfig, folder: Path, home: Home) -> tuple[Manifest
     """
     manifest = load_manifest(folder / config.cohort, config.grouping).for_task(config.task)
     _folds(config, manifest, None)
-    return manifest, _initial_weights(config, home)
+    return manifest, starting_weights(config, home)
 
 
 def make_plan(
@@ -103,7 +103,12 @@ def make_plan(
     return Plan(config, home, videos, folds, cohort, initial_weights, tuple(warnings)), report
 
 
-def _initial_weights(config: StudyConfig, home: Home) -> dict[Modality, str]:
+def starting_weights(config: StudyConfig, home: Home) -> dict[Modality, str]:
+    """Returns the hash of the weights that streams of each modality start from; none where all start at random.
+
+    Raises:
+        WeightsError: weights are missing from the home.
+    """
     inits = config.space["init"].values() if "init" in config.space else (config.fixed.get("init", config.init),)
     if "kinetics" not in inits:
         return {}

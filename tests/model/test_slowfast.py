@@ -20,8 +20,7 @@ TABLE_1 = {
 
 
 @pytest.fixture(autouse=True)
-def two_threads_and_a_seed():
-    torch.set_num_threads(2)
+def a_seed():
     torch.manual_seed(0)
 
 
