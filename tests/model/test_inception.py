@@ -28,8 +28,7 @@ SIZES = [(4, 6, 8), (5, 7, 9), (4, 7, 6), (1, 2, 3)]
 
 
 @pytest.fixture(autouse=True)
-def two_threads_and_a_seed():
-    torch.set_num_threads(2)
+def a_seed():
     torch.manual_seed(0)
 
 

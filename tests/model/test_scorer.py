@@ -16,8 +16,7 @@ from ptune.model.scorer import Scorer, build_scorer
 
 
 @pytest.fixture(autouse=True)
-def two_threads_and_a_seed():
-    torch.set_num_threads(2)
+def a_seed():
     torch.manual_seed(0)
 
 

@@ -27,11 +27,6 @@ REFERENCE = REPOSITORY.parent / "shared" / "reference"
 CLIPS = ["arm_wrestling", "hand", "soccer_juggling", "walking_outdoors"]
 
 
-@pytest.fixture(autouse=True)
-def two_threads():
-    torch.set_num_threads(2)
-
-
 @pytest.fixture(scope="module")
 def kinetics() -> Path:
     """The converted Kinetics weights: from PTUNE_TEST_WEIGHTS, else fetched once into build/weights."""
