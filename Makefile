@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo demo-seeds test test-full lint bench-flow bench-extract clean
+.PHONY: setup demo demo-seeds test test-full lint bench-flow bench-extract bench-systems clean
 
 setup: $(READY)
 
@@ -42,6 +42,9 @@ bench-extract: $(READY)
 	@$(BIN)/python benchmarks/extraction.py scale
 	@$(BIN)/python benchmarks/extraction.py memory
 	@$(BIN)/python benchmarks/extraction.py store
+
+bench-systems: $(READY)
+	@$(BIN)/python benchmarks/systems.py build/bench-systems
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -25,6 +25,13 @@ def test_the_defaults_are_the_papers():
     assert (paper.learning_rate, paper.dropout, paper.crop) == (1e-5, 0.7, 224)
     assert (paper.focal.alpha, paper.focal.gamma) == (0.5, 2.0)
     assert (paper.test.snippets, paper.test.frames) == (64, 16)
+    assert (paper.backbone, paper.attention, paper.attention_weights, paper.attention_on) == (
+        "i3d", True, "sigmoid", "features",
+    )  # fmt: skip
+    assert (paper.sampling, paper.frame_stride, paper.boundary, paper.augment.mirror) == (
+        "consecutive", 1, "sum", "exact",
+    )  # fmt: skip
+    assert (paper.trainable, paper.frozen_norm, paper.init) == ("all", "none", "kinetics")
     assert (ExtractConfig().width, ExtractConfig().height) == (340, 256)
     assert [ClassGrouping().class_of(score) for score in range(5)] == [0, 1, 1, 2, 2]
 
@@ -46,6 +53,19 @@ def test_the_defaults_are_the_papers():
         ({"folds": {"count": 1}}, "folds.count: Input should be greater than or equal to 2, found 1"),
         ({"study": "../escape"}, "study: String should match pattern"),
         ({"fixed": {"width": 0.5}}, "width 0.5 cannot start from Kinetics weights"),
+        ({"fixed": {"augment.mirror": True}}, "augment.mirror: Input should be 'exact', 'image' or 'none', found True"),
+        ({"fixed": {"backbone": "slowfast_4x16"}}, "slowfast_4x16 is trained from scratch, set init: random"),
+        (
+            {"init": "random", "fixed": {"backbone": "slowfast_8x8", "test.frames": 30}},
+            "test.frames is 30, but slowfast_8x8 takes multiples of 4 frames",
+        ),
+        (
+            {"fixed": {"backbone": "inception2d", "snippet_frames": 5}},
+            "validation.frames is 16, but inception2d stacks 5 frames",
+        ),
+        ({"fixed": {"sampling": "sorted_random", "frame_stride": 2}}, "frame_stride is for consecutive frames"),
+        ({"init": "random", "fixed": {"trainable": "head"}}, "trainable: head keeps layers as they start"),
+        ({"init": "random", "fixed": {"frozen_norm": "all"}}, "frozen_norm: all keeps layers as they start"),
     ],
 )
 def test_what_is_wrong_is_named(change, message):
@@ -99,6 +119,14 @@ def test_a_fit_refuses_a_subject_on_both_sides():
             },
             "test",
         )
+
+
+def test_a_fit_refuses_alphas_of_other_classes():
+    video = {"video_id": "a", "subject": "S014", "score": 0, "label": 0}
+    fit = {"classes": ["x", "y"], "fold": 0, "train": [video], "held_out": [], "extraction": "e"}
+    assert FitSpec.parse(fit | {"stream": {"focal": {"alpha": [0.2, 1.0]}}}, "test").stream.focal.alpha == (0.2, 1.0)
+    with pytest.raises(ConfigError, match=r"focal.alpha has 3 values for 2 classes"):
+        FitSpec.parse(fit | {"stream": {"focal": {"alpha": [0.2, 1.0, 0.5]}}}, "test")
 
 
 def test_yaml_of_readme_style_is_understood():

@@ -4,6 +4,7 @@ from ptune.config.base import STAGE_VERSIONS, Strict, load_yaml, nearest, signat
 from ptune.config.extraction import ExtractConfig, TVL1Config
 from ptune.config.stream import (
     AugmentConfig,
+    Boundary,
     ClassGrouping,
     FitSpec,
     FitVideo,
@@ -17,6 +18,7 @@ from ptune.config.study import Budget, Finalists, FoldsConfig, Objective, StudyC
 __all__ = [
     "STAGE_VERSIONS",
     "AugmentConfig",
+    "Boundary",
     "Budget",
     "ClassGrouping",
     "ExtractConfig",

@@ -83,7 +83,7 @@ def _explain(model: type[BaseModel], error: ValidationError) -> str:
             key = str(item["loc"][-1])
             parts.append(f"unknown key {place!r}{nearest(key, _known_keys(model, item['loc'][:-1]))}")
         else:
-            found = "" if item["type"] == "missing" else f", found {item['input']!r}"
+            found = "" if item["type"] == "missing" or not place else f", found {item['input']!r}"
             parts.append(f"{place or 'settings'}: {item['msg'].removeprefix('Value error, ')}{found}")
     return "; ".join(parts)
 

@@ -10,6 +10,11 @@ from ptune.config.base import STAGE_VERSIONS, Strict, signature_of
 
 Modality = Literal["rgb", "flow", "mb"]
 Initial = Literal["random", "kinetics"]
+Backbone = Literal["i3d", "inception2d", "slowfast_4x16", "slowfast_8x8"]
+Boundary = Literal["sum", "absolute_sum", "magnitude", "components"]
+
+#: Frames that SlowFast's fast pathway sees for each one of the slow pathway.
+SLOWFAST_ALPHA: dict[Backbone, int] = {"slowfast_4x16": 8, "slowfast_8x8": 4}
 
 
 class ClassGrouping(Strict):
@@ -48,7 +53,7 @@ class FocalConfig(Strict):
     Args:
         alpha: one factor for all classes, or one per class. A single factor only scales the loss and is
             nearly inert under Adam; per-class factors balance classes.
-        gamma: 0 gives cross-entropy.
+        gamma: how strongly easy videos are weighted down. With alpha 1, gamma 0 is cross-entropy.
 
     Source: equation 4; section 4.1 for the defaults.
     """
@@ -70,17 +75,22 @@ class AugmentConfig(Strict):
     Args:
         scales: crop sizes relative to the shorter side; `None` takes TSN's lists (RGB 1, .875, .75, .66;
             flow and boundaries 1, .875, .75).
-        mirror: mirror half of the snippets.
+        mirror: half of the snippets are mirrored: `exact` gives what a mirrored flow field would give, `image` mirrors
+            the stored picture without the change of sign that motion needs, `none` mirrors nothing.
 
-    Source: section 4.1; Differs: none known, the lists are those of the public TSN code.
+    Source: section 4.1; the lists are those of the public TSN code.
+    Differs: the paper does not say how motion was mirrored; `image` is there to measure what the plain way costs.
     """
 
     scales: tuple[float, ...] | None = None
-    mirror: bool = True
+    mirror: Literal["exact", "image", "none"] = "exact"
 
 
 class Protocol(Strict):
-    """Test-time sampling: `snippets` uniform snippets of `frames` consecutive frames, scores averaged."""
+    """Test-time sampling: `snippets` uniform snippets of `frames` consecutive frames, scores averaged.
+
+    The stream's `frame_stride` applies.
+    """
 
     snippets: int = Field(64, ge=1)
     frames: int = Field(16, ge=1)
@@ -90,20 +100,42 @@ class StreamConfig(Strict):
     """One stream: a network on one modality with its training settings. The defaults are the paper's.
 
     Args:
+        backbone: the network that encodes a snippet. `inception2d` sees the frames of a snippet stacked as channels.
+        segments: K, snippets per video in training.
+        snippet_frames: T, frames of a snippet that the network sees.
+        frame_stride: frames of the video from one frame of a snippet to the next.
+        sampling: T consecutive frames at a random start, or T random frames of the segment in order.
+        boundary: f of equation 3: du/dx + du/dy; |du/dx| + |du/dy|; the length of the gradient; or all four
+            derivatives as channels.
+        attention_weights: `sigmoid` weights in (0, 1), their weighted sum divided by K; `normalised` divides it by the
+            sum of the weights; `softmax` weights sum to 1.
+        attention_on: weigh the snippets' features before the output layer, or their logits after it.
+        focal: `{alpha: 1, gamma: 0}` is cross-entropy.
         width: factor on all channel counts of the network, for small machines.
         crop: side of the square network input in pixels.
         flow_bound, boundary_bound: px/frame (px/frame/px) mapped to +-1; larger values saturate.
+        trainable: the layers that learn: all; Mixed_5 and what follows; or attention and output layer alone.
+        frozen_norm: batch norms of the backbone that keep their published statistics, scale and shift: none, all, or
+            all but the first (TSN's partial batch norm).
         validation: the cheap protocol after each epoch.
         test: the protocol after the last epoch.
 
     Source: section 4.1 and 4.2; bounds are not stated there.
+    Differs: none known in the defaults; where the text is open, they are its likeliest reading and the other readings
+        are the other values.
     """
 
     modality: Modality = "rgb"
+    backbone: Backbone = "i3d"
     segments: int = Field(4, ge=1)
     snippet_frames: int = Field(32, ge=1)
+    frame_stride: int = Field(1, ge=1)
+    sampling: Literal["consecutive", "sorted_random"] = "consecutive"
+    boundary: Boundary = "sum"
     attention: bool = True
     attention_width: int = Field(256, ge=1)
+    attention_weights: Literal["sigmoid", "normalised", "softmax"] = "sigmoid"
+    attention_on: Literal["features", "logits"] = "features"
     focal: FocalConfig = FocalConfig()
     learning_rate: float = Field(1e-5, gt=0)
     epochs: int = Field(120, ge=1)
@@ -114,15 +146,51 @@ class StreamConfig(Strict):
     flow_bound: float = Field(20.0, gt=0)
     boundary_bound: float = Field(10.0, gt=0)
     augment: AugmentConfig = AugmentConfig()
+    trainable: Literal["all", "mixed_5", "head"] = "all"
+    frozen_norm: Literal["none", "partial", "all"] = "none"
     validation: Protocol = Protocol(snippets=4, frames=16)
     test: Protocol = Protocol()
     init: Initial = "kinetics"
 
     @model_validator(mode="after")
-    def _kinetics_fits(self) -> Self:
-        if self.init == "kinetics" and self.width != 1:
-            raise ValueError(f"width {self.width} cannot start from Kinetics weights, set init: random")
+    def _weights_exist(self) -> Self:
+        if self.init == "kinetics":
+            if self.width != 1:
+                raise ValueError(f"width {self.width} cannot start from Kinetics weights, set init: random")
+            if self.backbone in SLOWFAST_ALPHA:
+                raise ValueError(f"{self.backbone} is trained from scratch, set init: random")
+        else:
+            for name in ("trainable", "frozen_norm"):
+                if getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(
+                        f"{name}: {getattr(self, name)} keeps layers as they start, which random ones must not; "
+                        f"set init: kinetics or leave {name} out"
+                    )
         return self
+
+    @model_validator(mode="after")
+    def _frames_fit(self) -> Self:
+        if self.sampling == "sorted_random" and self.frame_stride > 1:
+            raise ValueError("frame_stride is for consecutive frames, sorted_random draws its own distances")
+        seen = {"snippet_frames": self.snippet_frames}
+        seen |= {"validation.frames": self.validation.frames, "test.frames": self.test.frames}
+        for name, frames in seen.items():
+            if self.backbone == "inception2d" and frames != self.snippet_frames:
+                raise ValueError(
+                    f"{name} is {frames}, but inception2d stacks {self.snippet_frames} frames (snippet_frames) "
+                    f"in training and takes no other number"
+                )
+            alpha = SLOWFAST_ALPHA.get(self.backbone, 1)
+            if frames % alpha:
+                raise ValueError(f"{name} is {frames}, but {self.backbone} takes multiples of {alpha} frames")
+        return self
+
+    @property
+    def channels(self) -> int:
+        """Channels of one frame of the network's input."""
+        if self.modality == "rgb":
+            return 3
+        return 4 if self.modality == "mb" and self.boundary == "components" else 2
 
 
 class FitVideo(Strict):
@@ -162,6 +230,13 @@ class FitSpec(Strict):
                 )
         if not self.train:
             raise ValueError(f"fold {self.fold} leaves no video to train on")
+        return self
+
+    @model_validator(mode="after")
+    def _classes_have_alphas(self) -> Self:
+        alpha = self.stream.focal.alpha
+        if isinstance(alpha, tuple) and len(alpha) != len(self.classes):
+            raise ValueError(f"focal.alpha has {len(alpha)} values for {len(self.classes)} classes")
         return self
 
     def signature(self) -> str:

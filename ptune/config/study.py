@@ -136,8 +136,8 @@ class StudyConfig(Strict):
         twice = sorted(set(self.space) & set(self.fixed))
         if twice:
             raise ValueError(f"{', '.join(twice)} is both searched and fixed")
-        base = {name: dimension.values()[0] for name, dimension in self.space.items()} | self.fixed
-        base["init"] = self.init
+        first = {name: dimension.values()[0] for name, dimension in self.space.items()}
+        base = {"init": self.init} | self.fixed | first
         for name, dimension in self.space.items():
             for value in dimension.values():
                 stream_from(base | {name: value}, f"search space, {name}")

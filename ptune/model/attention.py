@@ -18,12 +18,14 @@ class AttentionUnit(nn.Module):
     Args:
         channels: length C of a snippet's feature vector.
         hidden: width of the first layer.
+        softmax: compare the snippets of a video instead: weights sum to 1, near 1/K at first.
 
-    Source: section 3, "Network architecture". The weights of a video's snippets are independent: no softmax.
+    Source: section 3, "Network architecture". The weights of a video's snippets are independent there: no softmax.
     """
 
-    def __init__(self, channels: int, hidden: int) -> None:
+    def __init__(self, channels: int, hidden: int, softmax: bool = False) -> None:
         super().__init__()
+        self.softmax = softmax
         self.hidden = nn.Linear(channels, hidden)
         self.output = nn.Linear(hidden, 1)
         nn.init.kaiming_normal_(self.hidden.weight, nonlinearity="relu")
@@ -34,5 +36,5 @@ class AttentionUnit(nn.Module):
     def forward(self, features_BKC: Tensor) -> Tensor:
         """Returns the weights, float [B,K] in (0, 1), of float [B,K,C]."""
         hidden_BKH = torch.relu(self.hidden(features_BKC))
-        weights_BK1: Tensor = torch.sigmoid(self.output(hidden_BKH))
-        return weights_BK1.squeeze(-1)
+        score_BK: Tensor = self.output(hidden_BKH).squeeze(-1)
+        return torch.softmax(score_BK, dim=1) if self.softmax else torch.sigmoid(score_BK)

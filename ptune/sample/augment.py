@@ -1,7 +1,7 @@
 """One snippet of stored features becomes the network's input, cropped, mirrored and scaled on the device.
 
-Boundaries are taken from the whole flow field before any crop or resize. Mirroring is exact: what a mirrored
-flow field would give, not a mirrored picture of what the original gave.
+Boundaries are taken from the whole flow field before any crop or resize. Mirroring is exact unless the stream says
+otherwise: what a mirrored flow field would give, not a mirrored picture of what the original gave.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ptune.config import StreamConfig
+from ptune.config import Boundary, StreamConfig
 from ptune.extract.store import FLOW_UNIT
 
 RGB_SCALES = (1.0, 0.875, 0.75, 0.66)
@@ -46,7 +46,7 @@ def random_view(height: int, width: int, stream: StreamConfig, generator: np.ran
     row, column = POSITIONS[int(generator.integers(len(POSITIONS)))]
     top = round((height - crop_height) * row / 4)
     left = round((width - crop_width) * column / 4)
-    mirror = stream.augment.mirror and bool(generator.integers(2))
+    mirror = stream.augment.mirror != "none" and bool(generator.integers(2))
     return View(top, left, crop_height, crop_width, mirror)
 
 
@@ -64,55 +64,70 @@ def centre_view(height: int, width: int, crop: int) -> View:
     return View((height - side) // 2, (width - side) // 2, side, side)
 
 
-def network_input(stored: Tensor, view: View, stream: StreamConfig) -> Tensor:
+def network_input(stored_THWC: Tensor, view: View, stream: StreamConfig) -> Tensor:
     """Turns stored frames into input of one snippet.
 
     Args:
-        stored: uint8 [T,H,W,3] RGB, or int16 [T,H,W,2] fixed-point flow for both motion modalities.
+        stored_THWC: uint8 [T,H,W,3] RGB, or int16 [T,H,W,2] fixed-point flow for both motion modalities.
 
     Returns:
-        float32 [C,T,crop,crop] in [-1, 1].
+        float32 [C,T,crop,crop] in [-1, 1]; C is `stream.channels`.
+
+    Differs: the paper does not state the bounds of motion.
     """
-    field_THWC = stored
-    if stream.modality == "mb":
-        field_THWC = motion_boundaries(stored.float() * FLOW_UNIT, view.mirror)
-    rows = slice(view.top, view.top + view.height)
-    columns = slice(view.left, view.left + view.width)
-    field_TCHW = field_THWC[:, rows, columns].permute(0, 3, 1, 2).float()
-    if (view.height, view.width) != (stream.crop, stream.crop):
-        field_TCHW = interpolate(field_TCHW, (stream.crop, stream.crop), mode="bilinear", align_corners=False)
-    if view.mirror:
-        field_TCHW = field_TCHW.flip(-1)
+    exact = view.mirror and stream.augment.mirror == "exact"
     if stream.modality == "rgb":
-        scaled = field_TCHW / 127.5 - 1
-    elif stream.modality == "flow":
-        scaled = (field_TCHW * (FLOW_UNIT / stream.flow_bound)).clamp(-1, 1)
-        if view.mirror:
-            scaled = scaled * torch.tensor([-1.0, 1.0], device=scaled.device).view(1, 2, 1, 1)
-    else:
-        scaled = (field_TCHW / stream.boundary_bound).clamp(-1, 1)
-    return scaled.transpose(0, 1)
+        return (_seen(stored_THWC, view, stream.crop) / 127.5 - 1).transpose(0, 1)
+    if stream.modality == "flow":
+        seen_TCHW = _seen(stored_THWC, view, stream.crop) * (FLOW_UNIT / stream.flow_bound)
+        sign = torch.tensor([-1.0 if exact else 1.0, 1.0], device=seen_TCHW.device)
+        return (seen_TCHW.clamp(-1, 1) * sign.view(1, 2, 1, 1)).transpose(0, 1)
+    field_THWC = motion_boundaries(stored_THWC.float() * FLOW_UNIT, stream.boundary, exact)
+    return (_seen(field_THWC, view, stream.crop) / stream.boundary_bound).clamp(-1, 1).transpose(0, 1)
 
 
-def motion_boundaries(flow_THW2: Tensor, mirror: bool = False) -> Tensor:
+def motion_boundaries(flow_THW2: Tensor, kind: Boundary = "sum", mirrored: bool = False) -> Tensor:
     """Returns the motion boundaries of a flow field, or those of its mirror image, mirrored back.
 
-    The mirror image negates u and reverses x: du'/dx is du/dx reversed and du'/dy is -du/dy reversed, so
-    Bu' = du/dx - du/dy and Bv' = dv/dy - dv/dx, reversed. The reversal itself is left to the caller.
+    The mirror image negates u and reverses x. Of its derivatives, du/dx and dv/dy are the reversed ones, du/dy and
+    dv/dx are the reversed ones negated. Every kind follows from these; absolute sum and magnitude do not see the sign.
+    The reversal itself is left to the caller.
 
     Args:
         flow_THW2: float [T,H,W,2] px/frame.
+        kind: `sum`, `absolute_sum` and `magnitude` of (du/dx, du/dy) and of (dv/dx, dv/dy), or the four `components`
+            in this order.
 
     Returns:
-        float [T,H,W,2] px/frame/px.
+        float [T,H,W,2] or, for components, [T,H,W,4], px/frame/px.
 
-    Source: equation 3, the sum of both derivatives; the same stencil as `ptune.extract.boundary`.
+    Source: equation 3, f the sum; the same stencil as `ptune.extract.boundary`.
     """
-    right = torch.cat((flow_THW2[:, :, 1:], flow_THW2[:, :, -1:]), 2)
-    left = torch.cat((flow_THW2[:, :, :1], flow_THW2[:, :, :-1]), 2)
-    below = torch.cat((flow_THW2[:, 1:], flow_THW2[:, -1:]), 1)
-    above = torch.cat((flow_THW2[:, :1], flow_THW2[:, :-1]), 1)
-    along_x, along_y = (right - left) * 0.5, (below - above) * 0.5
-    if not mirror:
+    along_x, along_y = _central(flow_THW2, 2), _central(flow_THW2, 1)
+    if kind == "absolute_sum":
+        return along_x.abs() + along_y.abs()
+    if kind == "magnitude":
+        return (along_x.square() + along_y.square()).sqrt()
+    if mirrored:
+        along_x = along_x * along_x.new_tensor((1.0, -1.0))
+        along_y = along_y * along_y.new_tensor((-1.0, 1.0))
+    if kind == "sum":
         return along_x + along_y
-    return torch.stack((along_x[..., 0] - along_y[..., 0], along_y[..., 1] - along_x[..., 1]), -1)
+    return torch.stack((along_x, along_y), -1).flatten(-2)
+
+
+def _central(field: Tensor, axis: int) -> Tensor:
+    last = field.shape[axis] - 1
+    index = torch.arange(last + 1, device=field.device)
+    after = field.index_select(axis, (index + 1).clamp_max(last))
+    return after.sub_(field.index_select(axis, (index - 1).clamp_min(0))).mul_(0.5)
+
+
+def _seen(field_THWC: Tensor, view: View, crop: int) -> Tensor:
+    """Returns the view as float32 [T,C,crop,crop], reversed where it is mirrored."""
+    rows = slice(view.top, view.top + view.height)
+    columns = slice(view.left, view.left + view.width)
+    seen_TCHW = field_THWC[:, rows, columns].permute(0, 3, 1, 2).float()
+    if (view.height, view.width) != (crop, crop):
+        seen_TCHW = interpolate(seen_TCHW, (crop, crop), mode="bilinear", align_corners=False)
+    return seen_TCHW.flip(-1) if view.mirror else seen_TCHW

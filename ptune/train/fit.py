@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import save as to_safetensors
 
 from ptune.config import FitSpec
-from ptune.errors import FitFailed, WeightsError
+from ptune.errors import FitFailed
 from ptune.extract.store import FeatureStore
 from ptune.ledger import FitRecord, Ledger, predictions_table
 from ptune.metrics import score_rows
-from ptune.model.inception import I3DTrunk
+from ptune.model.inception import InceptionTrunk
 from ptune.model.scorer import Scorer, build_scorer
-from ptune.model.weights import load_kinetics, weights_hash
+from ptune.model.weights import file_of, load_kinetics
 from ptune.sample.dataset import training_batches
 from ptune.train import checkpoint
 from ptune.train.device import Acceleration
@@ -50,11 +50,11 @@ def fit_epochs(
     checkpoint and yields the epochs it had first.
 
     Args:
-        weights: Kinetics weights, where `spec.stream.init` asks for them.
+        weights: folder of the initial weights; unused where the fit starts from random ones.
 
     Raises:
         FitFailed: the loss is not finite; names epoch and batch.
-        WeightsError: `weights` is not the file that the spec names.
+        WeightsError: the file that the spec names by its hash is not in `weights`.
     """
     found = ledger.find_fit(spec.signature())
     if found is not None:
@@ -103,12 +103,15 @@ class _Training:
         self.spec, self.store, self.acceleration, self.folder = spec, store, acceleration, folder
         torch.manual_seed(spec.seed)
         self.scorer: Scorer = build_scorer(spec.stream, len(spec.classes))
-        if spec.initial_weights:
-            _load_initial(self.scorer, weights, spec.initial_weights)
+        if spec.stream.init == "kinetics":
+            assert isinstance(self.scorer.backbone, InceptionTrunk)
+            load_kinetics(self.scorer.backbone, file_of(weights, spec.initial_weights))
         acceleration.place(self.scorer)
         self.step_model: Any = torch.compile(self.scorer) if acceleration.compiled else self.scorer
         self.optimizer = torch.optim.Adam(
-            self.scorer.parameters(), lr=spec.stream.learning_rate, fused=acceleration.device.type == "cuda"
+            [parameter for parameter in self.scorer.parameters() if parameter.requires_grad],
+            lr=spec.stream.learning_rate,
+            fused=acceleration.device.type == "cuda",
         )
         found = checkpoint.load(folder, self.scorer, self.optimizer)
         self.progress = found or checkpoint.Progress(0, 0, 0.0, [], 0.0)
@@ -175,18 +178,6 @@ class _Training:
             self.scorer, spec.held_out, self.store, spec.stream, spec.stream.validation, self.acceleration, spec.fold
         )
         return {f"validation.{name}": value for name, value in score_rows(rows, spec.classes).items()}
-
-
-def _load_initial(scorer: Scorer, weights: Path | None, expected: str) -> None:
-    if weights is None or weights_hash(weights) != expected:
-        raise WeightsError(
-            "initial weights",
-            "no file" if weights is None else "another file",
-            f"the weights with sha256 {expected[:12]}",
-            "Run `ptune weights fetch`.",
-        )
-    assert isinstance(scorer.backbone, I3DTrunk)
-    load_kinetics(scorer.backbone, weights)
 
 
 def _step_seed(seed: int, epoch: int, batch: int) -> int:

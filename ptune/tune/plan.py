@@ -9,12 +9,13 @@ from typing import Any
 
 from ptune.cohort.folds import assign_folds, fold_warnings
 from ptune.cohort.manifest import Manifest, load_manifest
-from ptune.config import FitSpec, FitVideo, StreamConfig, StudyConfig
+from ptune.config import FitSpec, FitVideo, Modality, StreamConfig, StudyConfig
 from ptune.extract.pipeline import extract
 from ptune.extract.report import ExtractReport
 from ptune.home import Home
-from ptune.model.weights import kinetics_path, weights_hash
+from ptune.model.weights import initial_file, weights_hash
 from ptune.replay import StudyFacts
+from ptune.tune.space import groups
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,8 @@ class Plan:
 
     Args:
         folds: fold of each subject.
-        initial_weights: sha256 of the Kinetics weights, "" where the study starts from random ones.
+        initial_weights: sha256 of the weights that streams of each modality start from where they do not start from
+            random ones; fixed here, so that weights added later do not change a study under way.
     """
 
     config: StudyConfig
@@ -31,7 +33,7 @@ class Plan:
     videos: tuple[FitVideo, ...]
     folds: Mapping[str, int]
     cohort: Mapping[str, Any]
-    initial_weights: str
+    initial_weights: Mapping[Modality, str]
     warnings: tuple[str, ...] = ()
 
     def spec(self, stream: StreamConfig, fold: int) -> FitSpec:
@@ -44,38 +46,32 @@ class Plan:
             train=tuple(video for video in self.videos if video not in held_out),
             held_out=held_out,
             extraction=self.config.extraction.signature(),
-            initial_weights=self.initial_weights,
+            initial_weights="" if stream.init == "random" else self.initial_weights[stream.modality],
             seed=self.config.seed,
         )
 
-    @property
-    def weights(self) -> Path | None:
-        """The file of the initial weights, where there is one."""
-        return kinetics_path(self.home.weights) if self.initial_weights else None
 
-
-def read_inputs(config: StudyConfig, folder: Path, home: Home) -> tuple[Manifest, str]:
+def read_inputs(config: StudyConfig, folder: Path, home: Home) -> tuple[Manifest, dict[Modality, str]]:
     """Reads and checks everything a study needs from the user, before anything is computed or written.
 
     Args:
         folder: where relative paths in the study start.
 
     Returns:
-        The manifest of the study's task and the hash of the initial weights.
+        The manifest of the study's task and the hash of the initial weights of each modality.
 
     Raises:
         BadInput: manifest, task, folds or weights are not usable.
     """
     manifest = load_manifest(folder / config.cohort, config.grouping).for_task(config.task)
     _folds(config, manifest, None)
-    starts_from = "" if config.init == "random" else weights_hash(kinetics_path(home.weights))
-    return manifest, starts_from
+    return manifest, starting_weights(config, home)
 
 
 def make_plan(
     config: StudyConfig,
     manifest: Manifest,
-    initial_weights: str,
+    initial_weights: Mapping[Modality, str],
     home: Home,
     past: StudyFacts | None = None,
     workers: int | None = None,
@@ -106,6 +102,20 @@ def make_plan(
     }
     warnings = fold_warnings(manifest.labels(), folds, config.grouping.names)
     return Plan(config, home, videos, folds, cohort, initial_weights, tuple(warnings)), report
+
+
+def starting_weights(config: StudyConfig, home: Home) -> dict[Modality, str]:
+    """Returns the hash of the weights that streams of each modality start from; none where all start at random.
+
+    Raises:
+        WeightsError: weights are missing from the home.
+    """
+    inits = config.space["init"].values() if "init" in config.space else (config.fixed.get("init", config.init),)
+    if "kinetics" not in inits:
+        return {}
+    streams = [StreamConfig.parse({"modality": group}, "modality") for group in groups(config)]
+    files = {stream.modality: initial_file(home.weights, stream) for stream in streams}
+    return {modality: weights_hash(path) for modality, path in files.items() if path}
 
 
 def _folds(config: StudyConfig, manifest: Manifest, past: StudyFacts | None) -> dict[str, int]:

@@ -22,7 +22,6 @@ from ptune.extract.report import ExtractReport
 from ptune.extract.store import open_store
 from ptune.home import Home
 from ptune.ledger import FitRecord, Ledger
-from ptune.model.weights import kinetics_path
 from ptune.progress import progress
 from ptune.replay import StudyFacts, read_study, replay
 from ptune.train.device import Acceleration
@@ -109,8 +108,7 @@ def run_fits(
 
 
 def _fit(spec: FitSpec, extraction: ExtractConfig, home: Home) -> None:
-    weights = kinetics_path(home.weights) if spec.initial_weights else None
-    run_fit(spec, open_store(home.features, extraction), Ledger(home.ledger), Acceleration.best(), weights)
+    run_fit(spec, open_store(home.features, extraction), Ledger(home.ledger), Acceleration.best(), home.weights)
 
 
 def open_study(ledger: Ledger, plan: Plan, past: StudyFacts | None) -> StudyFacts:

@@ -57,7 +57,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
             for fold in range(self.plan.config.folds.count):
                 spec = self.plan.spec(stream, fold)
                 reused = self.ledger.find_fit(spec.signature()) is not None
-                epochs = fit_epochs(spec, self.store, self.ledger, self.acceleration, self.plan.weights)
+                epochs = fit_epochs(spec, self.store, self.ledger, self.acceleration, self.plan.home.weights)
                 value = 0.0
                 while True:
                     try:

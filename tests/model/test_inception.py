@@ -1,4 +1,4 @@
-"""I3D keeps the published geometry: SAME padding, channel counts, head, and any snippet length and crop."""
+"""I3D and its 2-D form keep the published geometry: SAME padding, channel counts, head, any snippet length and crop."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F  # noqa: N812
 
 from ptune.errors import BadInput
+from ptune.model.backbone import scaled
 from ptune.model.inception import (
     I3D,
     INCEPTION_V1,
     NORM_EPSILON,
     I3DTrunk,
+    Inception2d,
     MaxPool3d,
     Mixed,
     Unit3d,
     same_padding,
-    scaled,
 )
 
 SIZES = [(4, 6, 8), (5, 7, 9), (4, 7, 6), (1, 2, 3)]
 
 
 @pytest.fixture(autouse=True)
-def two_threads_and_a_seed():
-    torch.set_num_threads(2)
+def a_seed():
     torch.manual_seed(0)
 
 
@@ -90,6 +91,52 @@ def test_parameter_count_is_the_published_one():
     assert network.feature_channels == 1024
 
 
+@pytest.mark.parametrize(("channels", "frames", "millions"), [(3, 1, 5.60), (2, 5, 5.62), (2, 10, 5.65)])
+def test_the_2d_network_has_the_same_blocks_without_time(channels, frames, millions):
+    flat, inflated = Inception2d(channels, frames), I3DTrunk(channels)
+    assert round(sum(p.numel() for p in flat.parameters()) / 1e6, 2) == millions
+    assert flat.feature_channels == 1024
+    shapes = {name: value.shape for name, value in inflated.state_dict().items()}
+    for name, value in flat.state_dict().items():
+        if value.ndim == 5 and not name.startswith("trunk.Conv3d_1a"):
+            assert value.shape == (*shapes[name][:2], 1, *shapes[name][3:])
+        elif value.ndim < 5:
+            assert value.shape == shapes[name]
+
+
+def test_a_stack_is_ordered_frame_by_frame():
+    network, x = Inception2d(2, 3, width=0.125).eval(), torch.randn(1, 2, 3, 32, 32)
+    stacked = torch.stack([x[:, channel, frame] for frame in range(3) for channel in range(2)], dim=1)
+    with torch.inference_mode():
+        torch.testing.assert_close(network.encode(x), network.trunk(stacked.unsqueeze(2)).mean(dim=(2, 3, 4)))
+    with pytest.raises(BadInput, match="a snippet of 4 frames; expected 3 frames to stack"):
+        network.encode(torch.zeros(1, 2, 4, 32, 32))
+
+
+@pytest.mark.parametrize("size", [(8, 16, 18), (7, 15, 17), (1, 16, 17)])
+@pytest.mark.parametrize("inflated", [True, False])
+def test_the_first_stage_is_padded_as_by_hand(inflated, size):
+    """From 1a_7x7 to 3a_3x3, on even and odd sizes, against convolutions and pools that pad nothing themselves."""
+    trunk = (I3DTrunk if inflated else Inception2d)(2, width=0.125).eval().trunk
+    stage = dict(list(trunk.named_children())[:5])
+    assert list(stage) == ["Conv3d_1a_7x7", "MaxPool3d_2a_3x3", "Conv3d_2b_1x1", "Conv3d_2c_3x3", "MaxPool3d_3a_3x3"]
+    x = expected = torch.randn(1, 2, *size)
+    for layer in stage.values():
+        pool = isinstance(layer, MaxPool3d)
+        kernel, stride = (layer.kernel, layer.stride) if pool else (layer.conv.kernel_size, layer.conv.stride)
+        pads = []
+        for length, k, s in zip(expected.shape[2:], kernel, stride, strict=True):
+            total = max((-(-length // s) - 1) * s + k - length, 0)
+            pads = [total // 2, total - total // 2, *pads]
+        padded = F.pad(expected, pads, value=-torch.inf if pool else 0.0)
+        if pool:
+            expected = F.max_pool3d(padded, kernel, stride)
+        else:
+            expected = F.relu(F.conv3d(padded, layer.conv.weight, stride=stride) / (1 + NORM_EPSILON) ** 0.5)
+    with torch.inference_mode():
+        torch.testing.assert_close(trunk[:5](x), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_width_scales_every_layer():
     full, narrow = I3DTrunk(), I3DTrunk(in_channels=2, width=0.25)
     convolutions = [[m for m in net.modules() if isinstance(m, nn.Conv3d)] for net in (full, narrow)]
@@ -135,7 +182,7 @@ def test_the_published_head_refuses_small_snippets():
         I3D(width=0.125).eval()(torch.zeros(1, 3, 16, 48, 48))
 
 
-@pytest.mark.parametrize("settings", [{"in_channels": 4}, {"width": 0.0}])
+@pytest.mark.parametrize("settings", [{"in_channels": 0}, {"width": 0.0}])
 def test_nonsense_is_refused(settings):
     with pytest.raises(BadInput):
         I3DTrunk(**settings)

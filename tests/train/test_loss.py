@@ -41,6 +41,20 @@ def test_one_alpha_per_class_weights_the_classes():
     assert focal_loss(LOGITS, LABELS, FocalConfig(alpha=alphas, gamma=2.0)).item() == pytest.approx(weighted, rel=1e-6)
 
 
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_one_alpha_per_class_is_reweighting_in_value_and_gradient(gamma):
+    alphas = (0.2, 1.0, 0.5)
+    ours, theirs = (LOGITS.clone().requires_grad_() for _ in range(2))
+    value = focal_loss(ours, LABELS, FocalConfig(alpha=alphas, gamma=gamma))
+    p = torch.softmax(theirs, dim=1)[torch.arange(3), LABELS]
+    weights = torch.tensor(alphas, dtype=torch.float64)[LABELS]
+    reweighted = (weights * (1 - p) ** gamma * cross_entropy(theirs, LABELS, reduction="none")).mean()
+    value.backward()
+    reweighted.backward()
+    torch.testing.assert_close(value.double(), reweighted, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0, 5.0])
 def test_gradient_is_finite_where_the_prediction_is_certain(gamma):
     logits = torch.tensor([[200.0, 0.0, 0.0], [0.0, 200.0, 0.0]], requires_grad=True)

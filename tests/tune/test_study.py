@@ -1,13 +1,18 @@
-"""Opening a study again: the same, extended, revised or refused."""
+"""Opening a study again: the same, extended, revised or refused; and what its fits start from."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from ptune.config import StudyConfig
-from ptune.errors import StudyChanged
+from ptune.config import StreamConfig, StudyConfig
+from ptune.errors import StudyChanged, WeightsError
 from ptune.home import Home
 from ptune.ledger import Ledger
+from ptune.model.weights import FLOW_FILE, KINETICS_FILE, weights_hash
 from ptune.replay import read_study
-from ptune.tune.plan import Plan
+from ptune.tune.plan import Plan, starting_weights
 from ptune.tune.searcher import Proposals
 from ptune.tune.study import open_study
 from tests.example_features import example_videos
@@ -28,7 +33,7 @@ def plan(tmp_path, digest="d" * 64, **changes):
     cohort = {"digest": digest, "videos": 12, "subjects": 6, "class_counts": {}}
     config = StudyConfig.parse(BASE | changes, "test")
     home = Home(tmp_path, tmp_path / "features")
-    return Plan(config, home, example_videos(), {f"S{n:02d}": n % 2 for n in range(1, 7)}, cohort, "")
+    return Plan(config, home, example_videos(), {f"S{n:02d}": n % 2 for n in range(1, 7)}, cohort, {})
 
 
 def reopen(tmp_path, **changes):
@@ -90,3 +95,27 @@ def test_what_results_cannot_outlive_is_refused_with_the_difference(tmp_path, ch
     assert difference in str(refused.value)
     assert "--as NAME" in str(refused.value)
     assert log.events() == before
+
+
+def test_fits_name_the_weights_of_their_modality(tmp_path):
+    home = Home.open(tmp_path)
+    rgb, flow = home.weights / KINETICS_FILE, home.weights / FLOW_FILE
+    save_file({"a": np.zeros(1, np.float32)}, rgb)
+    modalities = {"space": {"modality": {"choice": ["rgb", "mb"]}}, "fixed": {}}
+    config = StudyConfig.parse(BASE | modalities | {"init": "kinetics"}, "test")
+    before = starting_weights(config, home)
+    assert before == {"rgb": weights_hash(rgb), "mb": weights_hash(rgb)}
+    save_file({"a": np.ones(1, np.float32)}, flow)
+    after = starting_weights(config, home)
+    assert after == {"rgb": weights_hash(rgb), "mb": weights_hash(flow)}
+    assert starting_weights(StudyConfig.parse(BASE, "test"), home) == {}
+
+    opened = replace(plan(tmp_path), initial_weights=before)
+    assert opened.spec(StreamConfig(modality="mb"), 0).initial_weights == weights_hash(rgb)
+    assert opened.spec(StreamConfig(modality="mb", init="random"), 0).initial_weights == ""
+
+    rgb.unlink()
+    with pytest.raises(WeightsError, match="ptune weights fetch"):
+        starting_weights(config, home)
+    motion = StudyConfig.parse(BASE | {"init": "kinetics", "fixed": {"modality": "flow"}}, "test")
+    assert starting_weights(motion, home) == {"flow": weights_hash(flow)}
