@@ -35,6 +35,8 @@ from ptune.progress import progress
 WORKERS_PER_GPU = 2
 #: Flow workers leave this share of their core to the decoding workers, which Ray would not start otherwise.
 DECODING_SHARE = 0.1
+#: Workers that may die one after the other while they start.
+WORKER_DEATHS = 3
 #: One core decodes about as many frames as this many solve.
 SOLVERS_PER_DECODER = 16
 
@@ -228,6 +230,8 @@ def _run(requests: list[work.Row], backend: str, workers: int | None) -> Iterato
     _hush(context)
     # A block for each row: the chunks of one video go to different workers.
     context.target_max_block_size = 1
+    # A worker that is killed while it starts is replaced, as one is that is killed later.
+    context.max_consecutive_actor_init_deaths = WORKER_DEATHS
     available = ray.cluster_resources()
     cores = int(available.get("CPU", 1))
     if backend_named(backend).needs_gpu:
@@ -242,7 +246,15 @@ def _run(requests: list[work.Row], backend: str, workers: int | None) -> Iterato
     chunks = ray.data.from_items(requests, override_num_blocks=len(requests)).flat_map(
         work.DecodeWorker, compute=pool(size=decoding), num_cpus=decoding_share
     )
-    yield from chunks.map(work.FlowWorker, compute=pool(size=size), **flow_share).iter_rows()
+    try:
+        yield from chunks.map(work.FlowWorker, compute=pool(size=size), **flow_share).iter_rows()
+    except ray.exceptions.RayError as error:
+        raise FeatureError(
+            "extraction",
+            f"Ray could not go on ({type(error).__name__})",
+            "workers that stay alive",
+            "Run again: what is complete is reused.",
+        ) from error
 
 
 def _quickest() -> str:
@@ -279,5 +291,5 @@ def _hush(context: Any) -> None:
     """Leaves the terminal to ptune's own progress."""
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    for name in ("ray.data", "ray.data._internal", "ray.data._internal.execution"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("ray.data", "ray.data._internal", "ray.data._internal.execution", "ray.data.exceptions"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
