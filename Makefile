@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo demo-seeds test lint bench clean
+.PHONY: setup demo demo-seeds test lint bench bench-train clean
 
 setup: $(READY)
 
@@ -33,6 +33,9 @@ lint: $(READY)
 
 bench: $(READY)
 	@$(BIN)/python benchmarks/flow.py
+
+bench-train: $(READY)
+	@$(BIN)/python benchmarks/train.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

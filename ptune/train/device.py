@@ -101,7 +101,7 @@ def _compiled_or_plain(module: nn.Module, compiled: Callable[..., Any]) -> Calla
         try:
             return chosen(*inputs)
         except TorchDynamoException as error:
-            reason = str(error).partition("\n")[0]
+            reason = " ".join(str(error).split("\n")[:2])
             warnings.warn(f"the training step cannot be compiled and runs slower: {reason}", RuntimeWarning, 2)
             chosen = module
             return module(*inputs)
