@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo demo-seeds test test-full lint bench-flow bench-extract bench-systems clean
+.PHONY: setup demo demo-seeds test test-full lint bench-flow bench-extract bench-systems bench-train clean
 
 setup: $(READY)
 
@@ -45,6 +45,9 @@ bench-extract: $(READY)
 
 bench-systems: $(READY)
 	@$(BIN)/python benchmarks/systems.py build/bench-systems
+
+bench-train: $(READY)
+	@$(BIN)/python benchmarks/train.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

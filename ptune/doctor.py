@@ -12,8 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 from ptune.home import Home
 
 PACKAGES = ("torch", "ray", "mlflow", "optuna", "opencv-contrib-python", "av", "pyarrow")
-#: cuDNN before this computes 3-D convolutions in half precision wrongly or slowly.
-CUDNN = 91500
 FREE_BYTES = 5 * 2**30
 
 
@@ -78,7 +76,9 @@ def _accelerator() -> Finding:
 
     if not torch.cuda.is_available():
         return Finding("gpu", True, f"none; {os.cpu_count()} CPU cores")
-    cudnn = torch.backends.cudnn.version() or 0  # type: ignore[no-untyped-call]
+    from ptune.train.device import convolution_problem
+
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
     found = f"{torch.cuda.device_count()} x {torch.cuda.get_device_name(0)}, cuDNN {cudnn}"
-    remedy = "3-D convolutions are slow or wrong before cuDNN 9.15: install a newer torch."
-    return Finding("gpu", cudnn >= CUDNN, found, remedy)
+    problem = convolution_problem(torch.device("cuda"))
+    return Finding("gpu", not problem, found, problem)

@@ -111,6 +111,8 @@ class StreamConfig(Strict):
             sum of the weights; `softmax` weights sum to 1.
         attention_on: weigh the snippets' features before the output layer, or their logits after it.
         focal: `{alpha: 1, gamma: 0}` is cross-entropy.
+        accumulate: parts of a batch that go through the network one after the other, their gradients added: as many
+            times less memory. It is no mere setting of speed, because batch norm takes its statistics over a part.
         width: factor on all channel counts of the network, for small machines.
         crop: side of the square network input in pixels.
         flow_bound, boundary_bound: px/frame (px/frame/px) mapped to +-1; larger values saturate.
@@ -140,6 +142,7 @@ class StreamConfig(Strict):
     learning_rate: float = Field(1e-5, gt=0)
     epochs: int = Field(120, ge=1)
     batch_size: int = Field(2, ge=1)
+    accumulate: int = Field(1, ge=1)
     dropout: float = Field(0.7, ge=0, lt=1)
     width: float = Field(1.0, gt=0, le=1)
     crop: int = Field(224, ge=16)
@@ -166,6 +169,12 @@ class StreamConfig(Strict):
                         f"{name}: {getattr(self, name)} keeps layers as they start, which random ones must not; "
                         f"set init: kinetics or leave {name} out"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_hold_videos(self) -> Self:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate {self.accumulate} does not divide a batch of {self.batch_size} videos")
         return self
 
     @model_validator(mode="after")

@@ -112,7 +112,7 @@ class Unit3d(nn.Module):
         else:
             x_NCTHW = F.pad(x_NCTHW, [side for pad in reversed(pads) for side in pad])
             padding = [0] * len(pads)
-        x_NCTHW = F.conv3d(x_NCTHW, conv.weight, None, conv.stride, padding)
+        x_NCTHW = F.conv3d(x_NCTHW, conv.weight, conv.bias, conv.stride, padding)
         return F.relu(self.norm(x_NCTHW), inplace=True)
 
 

@@ -79,9 +79,10 @@ def network_input(stored_THWC: Tensor, view: View, stream: StreamConfig) -> Tens
     if stream.modality == "rgb":
         return (_seen(stored_THWC, view, stream.crop) / 127.5 - 1).transpose(0, 1)
     if stream.modality == "flow":
-        seen_TCHW = _seen(stored_THWC, view, stream.crop) * (FLOW_UNIT / stream.flow_bound)
-        sign = torch.tensor([-1.0 if exact else 1.0, 1.0], device=seen_TCHW.device)
-        return (seen_TCHW.clamp(-1, 1) * sign.view(1, 2, 1, 1)).transpose(0, 1)
+        seen_TCHW = (_seen(stored_THWC, view, stream.crop) * (FLOW_UNIT / stream.flow_bound)).clamp_(-1, 1)
+        if exact:
+            seen_TCHW[:, 0].neg_()
+        return seen_TCHW.transpose(0, 1)
     field_THWC = motion_boundaries(stored_THWC.float() * FLOW_UNIT, stream.boundary, exact)
     return (_seen(field_THWC, view, stream.crop) / stream.boundary_bound).clamp(-1, 1).transpose(0, 1)
 
@@ -109,8 +110,8 @@ def motion_boundaries(flow_THW2: Tensor, kind: Boundary = "sum", mirrored: bool 
     if kind == "magnitude":
         return (along_x.square() + along_y.square()).sqrt()
     if mirrored:
-        along_x = along_x * along_x.new_tensor((1.0, -1.0))
-        along_y = along_y * along_y.new_tensor((-1.0, 1.0))
+        along_x[..., 1].neg_()
+        along_y[..., 0].neg_()
     if kind == "sum":
         return along_x + along_y
     return torch.stack((along_x, along_y), -1).flatten(-2)

@@ -21,13 +21,20 @@ NAME = "checkpoint.safetensors"
 
 @dataclass
 class Progress:
-    """How far a fit is: `epoch` complete epochs and `batch` batches of the next one."""
+    """How far a fit is: `epoch` complete epochs and `batch` batches of the next one.
+
+    Args:
+        loss_sum: losses of the next epoch's videos so far, added up.
+        seconds: spent altogether; `stepping` in training steps, `waited` of those for data.
+    """
 
     epoch: int
     batch: int
     loss_sum: float
     history: list[dict[str, float]]
     seconds: float
+    stepping: float = 0.0
+    waited: float = 0.0
 
 
 def save(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -12,19 +11,20 @@ from typing import Any
 import torch
 from safetensors.torch import save as to_safetensors
 
-from ptune.config import FitSpec
-from ptune.errors import FitFailed
+from ptune.config import FitSpec, Protocol
 from ptune.extract.store import FeatureStore
 from ptune.ledger import FitRecord, Ledger, predictions_table
 from ptune.metrics import score_rows
 from ptune.model.inception import InceptionTrunk
 from ptune.model.scorer import Scorer, build_scorer
 from ptune.model.weights import file_of, load_kinetics
-from ptune.sample.dataset import training_batches
+from ptune.sample.dataset import TrainingBatch, training_batches
 from ptune.train import checkpoint
 from ptune.train.device import Acceleration
+from ptune.train.loader import Waiting, on_device
 from ptune.train.loss import focal_loss
 from ptune.train.protocol import score_videos
+from ptune.train.watch import LossWatch, Step
 
 CHECKPOINT_SECONDS = 20.0
 
@@ -53,7 +53,7 @@ def fit_epochs(
         weights: folder of the initial weights; unused where the fit starts from random ones.
 
     Raises:
-        FitFailed: the loss is not finite; names epoch and batch.
+        FitFailed: the loss or a weight is not finite; names epoch, batch and videos. The last good checkpoint stays.
         WeightsError: the file that the spec names by its hash is not in `weights`.
     """
     found = ledger.find_fit(spec.signature())
@@ -70,7 +70,7 @@ def fit_epochs(
         training.progress.history,
         predictions_table(rows),
         to_safetensors({name: value.cpu().contiguous() for name, value in training.scorer.state_dict().items()}),
-        {"seconds": training.progress.seconds, "device": acceleration.device.type},
+        training.facts(),
     )
     checkpoint.discard(record.folder)
     return record
@@ -107,7 +107,8 @@ class _Training:
             assert isinstance(self.scorer.backbone, InceptionTrunk)
             load_kinetics(self.scorer.backbone, file_of(weights, spec.initial_weights))
         acceleration.place(self.scorer)
-        self.step_model: Any = torch.compile(self.scorer) if acceleration.compiled else self.scorer
+        self.forward = acceleration.step_of(self.scorer)
+        self.watch = LossWatch(spec.signature())
         self.optimizer = torch.optim.Adam(
             [parameter for parameter in self.scorer.parameters() if parameter.requires_grad],
             lr=spec.stream.learning_rate,
@@ -121,63 +122,84 @@ class _Training:
         """Trains one epoch (or the rest of one) and validates with the cheap protocol."""
         spec, progress = self.spec, self.progress
         self.scorer.train()
-        batches = training_batches(
-            spec.train, self.store, spec.stream, spec.seed, progress.epoch, self.acceleration.device, progress.batch
-        )
+        read = training_batches(spec.train, self.store, spec.stream, spec.seed, progress.epoch, progress.batch)
+        batches = Waiting(on_device(read, self.acceleration))
+        step = Step(progress.epoch + 1, progress.batch, ())
         clock = time.monotonic()
         for batch in batches:
-            torch.manual_seed(_step_seed(spec.seed, progress.epoch, progress.batch))
-            with self.acceleration.autocast():
-                output = self.step_model(batch.snippets_BKCTHW)
-                loss = focal_loss(output.logits, batch.labels_B, spec.stream.focal)
-            value = loss.item()
-            if not math.isfinite(value):
-                raise FitFailed(
-                    f"fit {spec.signature()}, epoch {progress.epoch + 1}, batch {progress.batch + 1}",
-                    f"loss is {value} on videos {', '.join(batch.video_ids)}",
-                    "a finite loss",
-                    "Lower the learning rate.",
-                )
-            self.optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
-            self.optimizer.step()
-            progress.loss_sum += value * len(batch.video_ids)
+            step = Step(progress.epoch + 1, progress.batch + 1, batch.video_ids)
+            self._step(batch, step)
             progress.batch += 1
             now = time.monotonic()
-            progress.seconds, clock = progress.seconds + now - clock, now
+            progress.stepping, progress.seconds = progress.stepping + now - clock, progress.seconds + now - clock
+            progress.waited, batches.seconds = progress.waited + batches.seconds, 0.0
+            clock = now
             if now - self.saved > CHECKPOINT_SECONDS:
-                self.save()
+                self.save(step)
+        self._settle(step)
         metrics = {"loss": progress.loss_sum / len(spec.train)} | self._validated()
         progress.history.append(metrics)
         progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
         progress.seconds += time.monotonic() - clock
         if time.monotonic() - self.saved > CHECKPOINT_SECONDS:
-            self.save()
+            self.save(step)
         return Epoch(progress.epoch, metrics)
 
-    def save(self) -> None:
-        """Writes a checkpoint."""
+    def _step(self, batch: TrainingBatch, step: Step) -> None:
+        """Moves the weights once, by the gradient of the batch's mean loss."""
+        stream = self.spec.stream
+        torch.manual_seed(_step_seed(self.spec.seed, step.epoch - 1, step.batch - 1))
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for part in batch.parts(stream.batch_size // stream.accumulate):
+            snippets_NCTHW = part.network_input(stream)
+            with self.acceleration.autocast():
+                output = self.forward(snippets_NCTHW.view(-1, stream.segments, *snippets_NCTHW.shape[1:]))
+                loss = focal_loss(output.logits, part.labels_B, stream.focal)
+            loss = loss * (len(part.video_ids) / len(batch.video_ids))
+            torch.autograd.backward(loss)
+            losses.append(loss.detach())
+        self.watch.see(step, torch.stack(losses).sum())
+        self.optimizer.step()
+
+    def save(self, step: Step) -> None:
+        """Writes a checkpoint after this step, unless the fit went wrong."""
+        self._settle(step)
         checkpoint.save(self.folder, self.scorer, self.optimizer, self.progress)
         self.saved = time.monotonic()
 
+    def _settle(self, step: Step) -> None:
+        self.progress.loss_sum += self.watch.taken()
+        self.watch.check_weights(self.scorer, step)
+
     def predictions(self) -> list[dict[str, Any]]:
         """Scores the held-out videos with the full test protocol."""
-        spec = self.spec
         clock = time.monotonic()
-        rows = score_videos(
-            self.scorer, spec.held_out, self.store, spec.stream, spec.stream.test, self.acceleration, spec.fold
-        )
+        rows = self._scored(self.spec.stream.test)
         self.progress.seconds += time.monotonic() - clock
         return rows
+
+    def facts(self) -> dict[str, Any]:
+        """Returns what is known of the run itself: seconds, device, and the share of its steps that waited for data."""
+        progress = self.progress
+        return {
+            "seconds": progress.seconds,
+            "device": self.acceleration.device.type,
+            "data_wait_share": progress.waited / progress.stepping if progress.stepping else 0.0,
+        }
 
     def _validated(self) -> dict[str, float]:
         spec = self.spec
         if not spec.held_out:
             return {}
-        rows = score_videos(
-            self.scorer, spec.held_out, self.store, spec.stream, spec.stream.validation, self.acceleration, spec.fold
-        )
-        return {f"validation.{name}": value for name, value in score_rows(rows, spec.classes).items()}
+        metrics = score_rows(self._scored(spec.stream.validation), spec.classes)
+        return {f"validation.{name}": value for name, value in metrics.items()}
+
+    def _scored(self, protocol: Protocol) -> list[dict[str, Any]]:
+        spec = self.spec
+        if not spec.held_out:
+            return []
+        return score_videos(self.scorer, spec.held_out, self.store, spec.stream, protocol, self.acceleration, spec.fold)
 
 
 def _step_seed(seed: int, epoch: int, batch: int) -> int:

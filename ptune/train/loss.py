@@ -26,7 +26,10 @@ def focal_loss(logits_BM: Tensor, labels_B: Tensor, focal: FocalConfig) -> Tenso
     log_p_B = torch.log_softmax(logits_BM.float(), 1).gather(1, labels_B[:, None])[:, 0]
     alpha: Tensor | float
     if isinstance(focal.alpha, tuple):
-        alpha = torch.tensor(focal.alpha, device=logits_BM.device)[labels_B]
+        # Sums, because a tensor of alphas would have to be copied to the device, which waits for it.
+        alpha = torch.zeros_like(log_p_B)
+        for label, value in enumerate(focal.alpha):
+            alpha = alpha + value * (labels_B == label)
     else:
         alpha = focal.alpha
     miss_B = -torch.expm1(log_p_B)

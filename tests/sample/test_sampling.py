@@ -187,12 +187,12 @@ def test_batches_of_an_epoch_depend_on_seed_and_epoch_only_and_can_start_anywher
     videos = example_videos()
     store = write_features(tmp_path, videos)
     stream = example_stream()
-    device = torch.device("cpu")
-    whole = list(training_batches(videos, store, stream, 7, 2, device))
-    rest = list(training_batches(videos, store, stream, 7, 2, device, first_batch=1))
+    whole = list(training_batches(videos, store, stream, 7, 2))
+    rest = list(training_batches(videos, store, stream, 7, 2, first_batch=1))
     assert [batch.video_ids for batch in whole[1:]] == [batch.video_ids for batch in rest]
-    assert all(torch.equal(a.snippets_BKCTHW, b.snippets_BKCTHW) for a, b in zip(whole[1:], rest, strict=True))
+    pairs = zip(whole[1:], rest, strict=True)
+    assert all(torch.equal(a.network_input(stream), b.network_input(stream)) for a, b in pairs)
     assert sorted(video for batch in whole for video in batch.video_ids) == [video.video_id for video in videos]
-    other = next(training_batches(videos, store, stream, 7, 3, device))
+    other = next(training_batches(videos, store, stream, 7, 3))
     assert other.video_ids != whole[0].video_ids
-    assert whole[0].snippets_BKCTHW.shape == (4, 2, 2, 8, 24, 24)
+    assert whole[0].network_input(stream).shape == (4 * 2, 2, 8, 24, 24)
