@@ -70,8 +70,8 @@ class VideoError(PtuneError):
     """A video cannot be used; `reason` is the word that the quarantine table shows.
 
     Args:
-        reason: what is wrong with the video: unreadable, damaged, truncated, too_short, too_small. What its decoder did
-            when it was kept apart: timeout, too_large, crashed.
+        reason: what is wrong with the video (unreadable, damaged, truncated, too_short, too_small, too_large) or what
+            became of the process that decoded it (timeout, crashed).
         detail: what was seen; carries no path and no subject.
     """
 

@@ -199,7 +199,7 @@ def _images(
     except MemoryError:
         raise VideoError("too_large", "decoding takes more memory than it may") from None
     except BROKEN as error:
-        raise VideoError("damaged", cause(error)) from None
+        raise VideoError("unreadable", f"its pictures cannot be converted: {cause(error)}") from None
 
 
 class _Conversion:

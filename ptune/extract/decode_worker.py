@@ -25,7 +25,7 @@ HEAD = struct.Struct("<cIQ")
 #: The child can take jobs; a frame; pictures were decoded, none to be sent; all frames were sent; it could not be done.
 READY, FRAME, ALIVE, DONE, FAILED = b"R", b"F", b"A", b"D", b"E"
 #: A silence of so many seconds is broken, if only to say that there is progress.
-ALIVE_SECONDS = 1.0
+ALIVE_SECONDS = 0.25
 
 _PR_SET_PDEATHSIG = 1
 

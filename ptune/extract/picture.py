@@ -27,6 +27,8 @@ LOOKAHEAD = 8
 LOOKAHEAD_BYTES = 128 << 20
 #: Of so many pictures, so many combed ones with the same field first, and none with the other, settle it.
 VOTES, NEEDED = 16, 3
+#: After so many pictures that moved without being combed, none will be.
+SETTLED = 60
 #: Combed pictures differ more between neighbouring lines than between every other line, still ones and noise do not.
 COMBED_RATIO = 1.15
 #: Gray levels by which a pixel differs from the picture before where something moves there.
@@ -165,6 +167,7 @@ class _Watch:
         self._graph = _graph(frame, crop, ("idet", "")) if planar and min(frame.width, frame.height) > 8 else None
         self._recent: deque[Any] = deque(maxlen=3)
         self._votes: deque[str] = deque(maxlen=VOTES)
+        self._whole = 0
 
     def __call__(self, frame: Any) -> str:
         """Returns "tff" or "bff" once it is clear, else nothing."""
@@ -177,6 +180,9 @@ class _Watch:
             verdict = seen.metadata.get("lavfi.idet.single.current_frame", "")
             asymmetric = verdict in ("tff", "bff") and len(self._recent) == 3
             self._votes.append(verdict if asymmetric and self._combed() else "")
+            self._whole = 0 if self._votes[-1] else self._whole + (verdict == "progressive")
+        if self._whole >= SETTLED:
+            self._graph = None
         fields = {vote for vote in self._votes if vote}
         if len(fields) == 1 and len(self._votes) - self._votes.count("") >= NEEDED:
             return fields.pop()

@@ -179,7 +179,10 @@ class Source:
                 # PyAV, behind the last packet, where a stream was found while packets were read.
                 packet = None
             index += 1
-            if packet is not None and packet.is_corrupt:
+            if index <= first:
+                # Nothing is asked of what comes before.
+                problem, lines = "", []
+            elif packet is not None and packet.is_corrupt:
                 problem = problem or f"packet {index} is incomplete"
             for name, text in lines:
                 # What a container says can hold names of files; other components, such as scalers, judge no data.
@@ -196,7 +199,9 @@ class Source:
         """True if clearly fewer frames were read than the header promises."""
         promised = self._stream.frames
         # In AVI a frame can be left out on purpose: its time passes, and the header counts it.
-        read = max(reading.count, reading.ticks + 1) if self.format == "avi" else reading.count
+        read = reading.first + reading.count
+        if self.format == "avi":
+            read = max(read, reading.ticks + 1)
         if promised > 0 and read >= promised - max(SPARE_FRAMES, SPARE_SHARE * promised):
             return False
         if promised > 0 and not self._mov:

@@ -16,8 +16,8 @@ SPARE_FRAMES = 2
 SPARE_SHARE = 0.02
 #: Frames that may refer to a key frame before the first one.
 LEADING_FRAMES = 8
-#: Holds packets that show nothing and prepare later pictures.
-_HIDING_CODECS = ("vp8",)
+#: Each packet of theirs gives a picture. Others have packets that only prepare later ones, or that repeat the last.
+_PICTURE_EACH = ("h264", "hevc", "vp9", "libdav1d", "mpeg1video", "mpeg2video", "mjpeg", "ffv1", "prores")
 
 Clock = Literal["pts", "dts", "count"]
 
@@ -61,7 +61,7 @@ class Reading:
     """
 
     def __init__(self, survey: Survey, codec: str, first: int) -> None:
-        self._survey, self._codec, self._first = survey, codec, first
+        self._survey, self._codec, self.first = survey, codec, first
         self._delay: int | None = None
         self._met = np.zeros(len(survey.stamps), bool)
         self._stamp: float | None = None
@@ -101,7 +101,7 @@ class Reading:
         if clock == "dts" and frame.dts is not None:
             # A frame bears the time of the packet that brought it out, some packets after its own.
             where = int(np.searchsorted(stamps, frame.dts))
-            self._delay = where - self._first if self._delay is None else self._delay
+            self._delay = where - self.first if self._delay is None else self._delay
             place = max(0, where - self._delay)
         elif self._stamp is None:
             place = 0
@@ -121,21 +121,25 @@ class Reading:
         """When the last frame is shown, by the file's clock."""
         return (self._stamp or 0.0) * self._survey.tick
 
+    @property
+    def _counts(self) -> bool:
+        # Fields may come in packets of their own.
+        return self._survey.clock == "pts" and self._codec in _PICTURE_EACH and not self._fields
+
     def holes(self) -> int:
         """Returns how many packets before the last frame gave none.
 
         Few at the beginning are forgiven: they refer to what stands before a clean cut.
         """
         met = np.flatnonzero(self._met)
-        # Fields may come in packets of their own.
-        if self._survey.clock != "pts" or self._codec in _HIDING_CODECS or self._fields or not len(met):
+        if not self._counts or not len(met):
             return 0
-        first = 0 if self._first == 0 and met[0] > LEADING_FRAMES else met[0]
+        first = 0 if self.first == 0 and met[0] > LEADING_FRAMES else met[0]
         return int(met[-1] + 1 - first - len(met))
 
     def lacks_end(self) -> bool:
         """Returns whether clearly more packets follow the last frame than may stay without a picture."""
         met = np.flatnonzero(self._met)
-        if self._survey.clock != "pts" or self._fields or not len(met):
+        if not self._counts or not len(met):
             return False
         return bool(len(self._met) - 1 - met[-1] > max(SPARE_FRAMES, SPARE_SHARE * len(self._met)))

@@ -1,4 +1,7 @@
 import csv
+import json
+from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
 import av
@@ -9,7 +12,7 @@ import pytest
 from ptune.config import ExtractConfig
 from ptune.errors import VideoError
 from ptune.extract import decode as door
-from ptune.extract.decode import decode, probe, upright
+from ptune.extract.decode import Part, decode, probe, read_frames, upright
 from tests.extract.clips import panning, write_clip
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "videos"
@@ -133,3 +136,117 @@ def test_a_missing_file_is_unreadable_and_its_name_stays_here(tmp_path):
         decode(tmp_path / "S014_visit_2.mp4", SMALL)
     assert "S014" not in str(caught.value)
     assert probe(tmp_path / "S014_visit_2.mp4") is None
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "avi", "mkv"])
+def test_a_part_is_a_slice_of_the_whole(tmp_path, suffix):
+    """Also where decoding begins at a key frame in the middle, and where the decoder reorders frames."""
+    path = write_clip(tmp_path / f"a.{suffix}", panning(frames=75), codec="libx264", options={"g": "10", "bf": "2"})
+    whole = decode(path, SMALL).frames
+    for start, end in ((0, 1), (1, 2), (1.4, None), (2.6, 3)):
+        images = read_frames(path, SMALL, Part(start, end))
+        frames = np.stack(list(images))
+        assert np.array_equal(frames, whole[round(start * 25) : None if end is None else round(end * 25)])
+        assert len(frames) == images.facts.frames == probe(path, Part(start, end))
+
+
+def test_a_part_without_enough_frames_is_too_short(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", panning(frames=50))
+    for part in (Part(1, 1.2), Part(60, None), Part(1, 1)):
+        with pytest.raises(VideoError, match="frames in this part, at least 8"):
+            list(read_frames(path, SMALL, part))
+
+
+def test_what_lies_outside_a_part_is_not_judged(tmp_path):
+    content = write_clip(tmp_path / "a.avi", panning(frames=60), options={"g": "5"}).read_bytes()
+    path = tmp_path / "cut.avi"
+    path.write_bytes(content[: len(content) * 6 // 10])
+    assert len(list(read_frames(path, SMALL, Part(0, 1)))) == 25
+    with pytest.raises(VideoError, match="truncated"):
+        list(read_frames(path, SMALL, Part(0.5, None)))
+
+
+def test_a_variable_rate_is_resampled_to_the_camera_s(tmp_path):
+    """A camera at 25 frames per second that loses frames when it gets dark: their neighbours stand in for them."""
+    lost = (np.arange(100) % 4 == 1) & (np.arange(100) > 60)
+    path = write_clip(tmp_path / "a.mp4", panning(frames=100)[~lost], times=np.flatnonzero(~lost) / 25)
+    images = read_frames(path, SMALL)
+    frames = np.stack(list(images))
+    facts = images.facts
+    assert (facts.variable_rate, facts.repeated, facts.dropped) == (True, 10, 0)
+    assert facts.fps == pytest.approx(25, rel=1e-3)
+    assert facts.frames == len(frames) == 100
+    equal = [bool((a == b).all()) for a, b in pairwise(frames)]
+    assert sum(equal) == 10
+
+
+def test_one_late_frame_leaves_a_constant_rate_as_it_is(tmp_path):
+    times = np.arange(50) / 25
+    times[20] += 0.015
+    images = read_frames(write_clip(tmp_path / "a.mp4", panning(frames=50), times=times), SMALL)
+    assert len(list(images)) == 50
+    assert not images.facts.variable_rate
+
+
+@pytest.mark.parametrize(("fps", "count", "repeated", "dropped"), [(12.5, 25, 0, 25), (50, 100, 50, 0), (25, 50, 0, 0)])
+def test_every_video_can_be_resampled(tmp_path, fps, count, repeated, dropped):
+    images = read_frames(
+        write_clip(tmp_path / "a.mp4", panning(frames=50)), ExtractConfig(width=80, height=60, fps=fps)
+    )
+    assert len(list(images)) == count
+    facts = images.facts
+    assert (facts.fps, facts.source_fps) == (fps, pytest.approx(25))
+    assert (facts.repeated, facts.dropped, facts.variable_rate) == (repeated, dropped, False)
+
+
+def test_the_time_of_frames_that_an_avi_leaves_out_passes(tmp_path):
+    """AVI has no timestamps: a camera that loses frames writes empty ones, which the header counts."""
+    kept = [index for index in range(60) if not 20 <= index < 25]
+    path = write_clip(tmp_path / "a.avi", panning(frames=60)[kept], times=np.array(kept) / 25, fps=25)
+    images = read_frames(path, SMALL)
+    frames = np.stack(list(images))
+    assert len(frames) == 60
+    assert images.facts.repeated == 5
+    for held, copies in ((19, range(20, 22)), (25, range(23, 25))):
+        assert all((frames[copy] == frames[held]).all() for copy in copies)
+
+
+def test_timestamps_may_be_negative_or_missing(tmp_path):
+    late = write_clip(tmp_path / "a.mkv", panning(frames=30), times=np.arange(30) / 25 + 3, codec="libx264")
+    raw = write_clip(tmp_path / "b.h264", panning(frames=30), codec="libx264", options={"bf": "2"})
+    for path in (late, raw):
+        images = read_frames(path, SMALL, Part(0.4, None))
+        assert len(list(images)) == 20
+        assert images.facts.fps == pytest.approx(25, rel=1e-3)
+
+
+def test_what_is_known_of_a_video(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", panning(frames=12, height=48, width=96), fps=24)
+    images = read_frames(path, SMALL)
+    list(images)
+    assert asdict(images.facts) == {
+        "fps": pytest.approx(24),
+        "codec": "mpeg4",
+        "source_width": 96,
+        "source_height": 48,
+        "source_fps": pytest.approx(24),
+        "frames": 12,
+        "repeated": 0,
+        "dropped": 0,
+        "variable_rate": False,
+        "interlaced": False,
+        "rotation": 0,
+        "damage": "",
+    }
+    assert json.loads(json.dumps(asdict(images.facts)))
+
+
+def test_reading_leaves_the_log_of_others_alone(tmp_path, caplog):
+    before = av.logging.get_level(), av.logging.get_skip_repeated()
+    content = bytearray(write_clip(tmp_path / "a.mp4", panning(frames=30)).read_bytes())
+    content[len(content) // 3 : len(content) // 2] = bytes(len(content) // 2 - len(content) // 3)
+    (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(VideoError, match="damaged"):
+        decode(tmp_path / "a.mp4", SMALL)
+    assert (av.logging.get_level(), av.logging.get_skip_repeated()) == before
+    assert not caplog.records
