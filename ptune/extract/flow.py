@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import cv2
@@ -24,7 +25,7 @@ FLOW_UNIT = 1 / 1024
 #: The largest stored magnitude; the other end of int16 stays unused, so that mirroring is exact.
 FLOW_LIMIT = 32767
 
-#: The CPU's quick solver; "opencv" is the reference that it equals byte for byte.
+#: The CPU's quick solver; "opencv" is the reference that it and "cuda" equal byte for byte.
 DEFAULT_BACKEND = "cpu"
 
 Gray = npt.NDArray[np.uint8] | npt.NDArray[np.float32]
@@ -78,6 +79,9 @@ def backend_named(name: str) -> Backend:
 
 def default_backend() -> str:
     """Returns the quickest backend of this machine: "cuda" where PyTorch sees a GPU, else `DEFAULT_BACKEND`."""
+    # A build for CPUs sees none; importing PyTorch to hear so takes seconds.
+    if version("torch").endswith("+cpu"):
+        return DEFAULT_BACKEND
     import torch
 
     return "cuda" if torch.cuda.is_available() else DEFAULT_BACKEND
@@ -144,9 +148,13 @@ def _warm_up_cpu() -> None:
 
 
 def _cuda(gray: Gray, config: TVL1Config) -> Flow:
+    import torch
+
     from ptune.extract.tvl1_gpu import solve
 
-    return solve(gray, config)
+    if not torch.cuda.is_available():
+        raise ConfigError("flow backend", "'cuda', but PyTorch sees no GPU", f"{DEFAULT_BACKEND!r} on this machine")
+    return solve(gray, config, "cuda")
 
 
 def _warm_up_cuda() -> None:

@@ -1,7 +1,7 @@
 """What OpenCV makes of a frame's size: the pyramid's sizes, how each level is resized, when its iterations settle.
 
-Numbers only; knows nothing of devices. OpenCV's resizing of floats is that of its x86-64 builds on processors with AVX2:
-neighbours are blended by a fused multiply-add, along rows first, with weights rounded from double precision.
+Numbers only; knows nothing of devices. OpenCV's resizing of floats is that of its x86-64 builds on processors with
+AVX2: neighbours are blended by a fused multiply-add, along rows first, with weights rounded from double precision.
 
 Source: OpenCV 5.0.0 as measured against `cv2.resize`; the stopping rule is that of `ptune.extract.tvl1_cpu`.
 """
