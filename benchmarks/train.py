@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -38,6 +39,13 @@ OPERATIONS_16 = 2 * 27.8e9
 FIRST_LAYER = 0.24
 #: Dense bfloat16 operations per second. Source: NVIDIA's data sheets of the SXM modules.
 PEAK = {"H100": 989e12, "H200": 989e12}
+
+
+class Taken(NamedTuple):
+    """What one run took, in seconds of the clock and of all cores. The latter hardly see who else uses a machine."""
+
+    seconds: float
+    cpu_seconds: float
 
 
 def main(runs: int = 0) -> None:
@@ -81,7 +89,7 @@ def prepared(
 
 def step_times(
     training: _Training, plain: PlainI3D, store: FeatureStore, runs: int
-) -> tuple[list[float], list[float], float]:
+) -> tuple[list[Taken], list[Taken], float]:
     """Returns seconds of our steps and of plain ones, and which share of ours waited for data."""
     spec, acceleration = training.spec, training.acceleration
     stream = spec.stream
@@ -114,12 +122,12 @@ def step_times(
     repeat(ours, warm)
     batches.seconds = 0.0
     seconds = alternated(ours, theirs, runs, training)
-    return *seconds, batches.seconds / sum(seconds[0])
+    return *seconds, batches.seconds / sum(taken.seconds for taken in seconds[0])
 
 
 def score_times(
     training: _Training, plain: PlainI3D, store: FeatureStore, runs: int
-) -> tuple[list[float], list[float]]:
+) -> tuple[list[Taken], list[Taken]]:
     """Returns seconds in which ours and the plain network score one video."""
     spec, acceleration = training.spec, training.acceleration
     stream, features = spec.stream, store.video(spec.train[0].video_id)
@@ -139,18 +147,18 @@ def score_times(
 
 def alternated(
     ours: Callable[[], None], theirs: Callable[[], None], runs: int, training: _Training
-) -> tuple[list[float], list[float]]:
+) -> tuple[list[Taken], list[Taken]]:
     """Returns seconds of each side; after a warm-up they take turns, each first in half of the runs."""
-    seconds: tuple[list[float], list[float]] = ([], [])
+    seconds: tuple[list[Taken], list[Taken]] = ([], [])
     device = training.acceleration.device
     for run in range(runs + 1):
         sides = list(zip((ours, theirs), seconds, strict=True))
         for work, times in sides if run % 2 else reversed(sides):
             wait_for(device)
-            start = time.perf_counter()
+            start, cpu_start = time.perf_counter(), time.process_time()
             work()
             wait_for(device)
-            times.append(time.perf_counter() - start)
+            times.append(Taken(time.perf_counter() - start, time.process_time() - cpu_start))
     return seconds[0][1:], seconds[1][1:]
 
 
@@ -164,13 +172,16 @@ def wait_for(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def report(what: str, device: str, ours: list[float], theirs: list[float], operations: float) -> None:
-    own, plain = statistics.median(ours), statistics.median(theirs)
+def report(what: str, device: str, ours: list[Taken], theirs: list[Taken], operations: float) -> None:
+    own, own_cpu = (statistics.median(values) for values in zip(*ours, strict=True))
+    plain, plain_cpu = (statistics.median(values) for values in zip(*theirs, strict=True))
     rate = operations / own
     peak = next((value for key, value in PEAK.items() if key in device), None)
-    share = f", {100 * rate / peak:.0f} % of bfloat16 peak" if peak else ""
+    note = f", {100 * rate / peak:.0f} % of bfloat16 peak" if peak else ""
+    if device == "CPU":
+        note = f"; CPU seconds {own_cpu:.2f} and {plain_cpu:.2f}, ratio {plain_cpu / own_cpu:.2f}"
     line = f"{what:15} ours {own * 1000:9.1f} ms, plain {plain * 1000:9.1f} ms, ratio {plain / own:5.2f}"
-    print(f"{line}; {rate / 1e12:.3f} TFLOP/s{share}")
+    print(f"{line}; {rate / 1e12:.3f} TFLOP/s{note}", flush=True)
 
 
 if __name__ == "__main__":

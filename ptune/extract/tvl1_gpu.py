@@ -109,9 +109,9 @@ def _on_host(flow: Tensor) -> Array:
 
 def _solve_torch(gray: Frames, config: TVL1Config, device: torch.device) -> Array:
     """Returns the flow of the first pairs, as many as memory allows."""
-    pixels = gray.shape[1] * gray.shape[2]
-    pairs = int(min(len(gray) - 1, MAX_PAIRS, max(1, _free_bytes(device) // (_TORCH_BYTES * pixels))))
-    levels = pyramid_levels(*gray.shape[1:], config)
+    height, width = gray.shape[1:]
+    pairs = int(min(len(gray) - 1, MAX_PAIRS, max(1, _free_bytes(device) // (_TORCH_BYTES * height * width))))
+    levels = pyramid_levels(height, width, config)
     pyramid = tvl1_torch.pyramid(_intensity(gray[: pairs + 1], device), levels)
     flow = tvl1_torch.solve_batch([one[:-1] for one in pyramid], [one[1:] for one in pyramid], levels, config)
     return _on_host(flow.permute(0, 2, 3, 1).contiguous())
@@ -280,7 +280,7 @@ class Machine:
         while number < 2 or int(seen[number % 2][done]) < pairs:
             self.graph.replay()
             seen[number % 2].copy_(self.counters, non_blocking=True)
-            events[number % 2].record()  # type: ignore[no-untyped-call]
+            events[number % 2].record()
             number += 1
             if number > 1:
                 events[number % 2].synchronize()

@@ -60,7 +60,7 @@ def solve_batch(
     for level, first, second in reversed(list(zip(levels, before, after, strict=True))):
         if coarser is not None:
             larger = resize(flow.flatten(0, 1), *coarser.enlarged(level))
-            flow = (larger.double() * (1 / config.scale_step)).float().unflatten(0, flow.shape[:2])
+            flow = (larger.double() * (1 / config.scale_step)).float().view(*flow.shape[:2], *larger.shape[1:])
         flow = _refine(flow, first, second, level, config)
         coarser = level
     return flow

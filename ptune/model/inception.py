@@ -105,15 +105,23 @@ class Unit3d(nn.Module):
 
     def forward(self, x_NCTHW: Tensor) -> Tensor:
         """Returns float [N,out_channels,T',H',W'] with T' = ceil(T / stride), and H', W' alike."""
+        return F.relu(self.norm(self._convolved(x_NCTHW)), inplace=True)
+
+    def _convolved(self, x_NCTHW: Tensor) -> Tensor:
         conv = self.conv
+        pointwise = conv.kernel_size == (1, 1, 1)
+        innermost = torch.channels_last_3d
+        if pointwise and x_NCTHW.device.type == "cpu" and x_NCTHW.is_contiguous(memory_format=innermost):
+            # With channels innermost this is one matrix product; on one thread the convolution would copy to NCTHW.
+            y_NTHWC = F.linear(x_NCTHW.permute(0, 2, 3, 4, 1), conv.weight.flatten(1), conv.bias)
+            return y_NTHWC.permute(0, 4, 1, 2, 3)
         pads = _pads(x_NCTHW, conv.kernel_size, conv.stride)
         if all(before == after for before, after in pads):
             padding = [before for before, _ in pads]
         else:
             x_NCTHW = F.pad(x_NCTHW, [side for pad in reversed(pads) for side in pad])
             padding = [0] * len(pads)
-        x_NCTHW = F.conv3d(x_NCTHW, conv.weight, conv.bias, conv.stride, padding)
-        return F.relu(self.norm(x_NCTHW), inplace=True)
+        return F.conv3d(x_NCTHW, conv.weight, conv.bias, conv.stride, padding)
 
 
 class MaxPool3d(nn.Module):

@@ -90,7 +90,7 @@ def film_strip(moments: Sequence[Moment], features: VideoFeatures) -> Figure:
 
     modalities = list(dict.fromkeys(moment.modality for moment in moments))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9, 2.6 + 1.3 * len(modalities)), layout="constrained")
+        figure = Figure(figsize=(9, 2.8 + 1.3 * len(modalities)), layout="constrained")
         heights = [1.6, *[1.0] * len(modalities), 0.8]
         rows = figure.add_gridspec(len(heights), 1, height_ratios=heights)
         axes = [figure.add_subplot(rows[0])]
