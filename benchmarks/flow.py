@@ -1,5 +1,7 @@
 """CPU-seconds per pair of frames: the "cpu" flow backend against OpenCV's, one thread each, and whether bytes agree.
 
+The ratio is to be 4 at least; the goal is 8. `gpu_flow.py` is the benchmark of the "cuda" backend.
+
 Reads the clips in ../shared/videos, or generates some where there are none.
 
     python benchmarks/flow.py [PAIRS] [WIDTHxHEIGHT]

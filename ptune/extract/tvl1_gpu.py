@@ -96,7 +96,7 @@ def _free_bytes(device: torch.device) -> float:
 
 def _intensity(gray: Frames, device: torch.device) -> Tensor:
     """Returns frames on the device as float32 [T,H,W] in 0 to 255."""
-    frames = torch.from_numpy(np.ascontiguousarray(gray)).to(device).float()
+    frames = torch.from_numpy(np.array(gray, order="C")).to(device).float()
     return frames if gray.dtype == np.uint8 else frames * 255.0
 
 
@@ -273,17 +273,24 @@ class Machine:
     def _replay(self, pairs: int) -> None:
         """Replays the rounds until all pairs are done, one replay ahead of what the host has seen."""
         assert self.graph is not None
-        done = self.kernels.DONE.value
         seen = [torch.zeros(3, dtype=torch.int32, pin_memory=True) for _ in range(2)]
         events = [torch.cuda.Event(blocking=True) for _ in range(2)]  # type: ignore[no-untyped-call]
-        number = 0
-        while number < 2 or int(seen[number % 2][done]) < pairs:
+        for number in range(self._most_replays(pairs)):
             self.graph.replay()
             seen[number % 2].copy_(self.counters, non_blocking=True)
             events[number % 2].record()
-            number += 1
-            if number > 1:
-                events[number % 2].synchronize()
+            if number:
+                events[(number - 1) % 2].synchronize()
+                if int(seen[(number - 1) % 2][self.kernels.DONE.value]) == pairs:
+                    return
+        raise RuntimeError("pairs of frames are not done after more iterations than they can have")
+
+    def _most_replays(self, pairs: int) -> int:
+        """Returns more replays than any frames need: each iteration accounted for and its changes added one by one."""
+        config = self.config
+        outer = PREPARE_EVERY + config.inner_iterations * (1 + 2 * PREPARE_EVERY)
+        level = PREPARE_EVERY + config.warps * (PREPARE_EVERY + config.outer_iterations * outer)
+        return 3 + pairs * (len(self.levels) * level + 2 * PREPARE_EVERY) // ROUNDS
 
 
 @lru_cache(maxsize=1)

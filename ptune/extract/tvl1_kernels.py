@@ -13,7 +13,7 @@ memory, so that their sums are sums over stretches of OpenCV's one-by-one summat
 
 from __future__ import annotations
 
-import triton.language as tl
+import triton.language as tl  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
 from ptune.extract.tvl1_pictures import HEIGHT, PROGRAMS, SHAPE, WIDTH, helper, kernel, row_of
 
@@ -109,7 +109,7 @@ def primal(
     leaves = _int(0)
     threshold = tl.load(limits + 2 * level)
     slack = tl.load(limits + 2 * level + 1)
-    change, doubt = _summed(row, added + slot, stage, inner, programs, judged, threshold, slack, PREPARED, WIDEST)
+    change, doubt = _summed(row, added + slot, stage, inner, programs, judged, slack, PREPARED, WIDEST)
     if judged:
         stage, outer, inner, leaves = _judged(stage, outer, inner, outers, inners, change, doubt, threshold, SIZE)
     elif PREPARED:
@@ -142,7 +142,6 @@ def _summed(
     inner: tl.tensor,
     programs: tl.tensor,
     judged: tl.tensor,
-    threshold: tl.tensor,
     slack: tl.tensor,
     PREPARED: tl.constexpr,
     WIDEST: tl.constexpr,
@@ -152,7 +151,7 @@ def _summed(
     counted = columns < tl.where(judged, programs, 0)
     which = tl.where(stage == ITERATE, inner % 2, ROUNDED)
     change = tl.sum(tl.load(row + which * WIDEST + columns, mask=counted, other=0.0))
-    doubt = slack * (change + threshold)
+    doubt = slack * change
     if PREPARED:
         if stage == ACCOUNT:
             doubt = tl.sum(tl.load(row + UNKNOWN * WIDEST + columns, mask=counted, other=0.0))
@@ -339,12 +338,16 @@ def _project(
     dual_step: tl.tensor,
 ) -> None:
     here = tl.load(flow, mask=inside, other=0.0)
-    dx = tl.where(right, tl.load(flow + 1, mask=right, other=0.0) - here, 0.0)
-    dy = tl.where(lower, tl.load(flow + width, mask=lower, other=0.0) - here, 0.0)
+    next_x = tl.load(flow + 1, mask=right, other=0.0)
+    next_y = tl.load(flow + width, mask=lower, other=0.0)
+    across = tl.load(px, mask=inside, other=0.0)
+    down = tl.load(py, mask=inside, other=0.0)
+    dx = tl.where(right, next_x - here, 0.0)
+    dy = tl.where(lower, next_y - here, 0.0)
     wide_x = dx.to(tl.float64)
     wide_y = dy.to(tl.float64)
     # Products of floats are exact in double precision: fused or not, the sum is the same.
     square = tl.fma(wide_x, wide_x, tl.fma(wide_y, wide_y, _NEXT_TO_NOTHING))
     shrink = 1.0 + dual_step * tl.sqrt(square).to(tl.float32)
-    tl.store(px, tl.div_rn(tl.load(px, mask=inside, other=0.0) + dual_step * dx, shrink), mask=inside)
-    tl.store(py, tl.div_rn(tl.load(py, mask=inside, other=0.0) + dual_step * dy, shrink), mask=inside)
+    tl.store(px, tl.div_rn(across + dual_step * dx, shrink), mask=inside)
+    tl.store(py, tl.div_rn(down + dual_step * dy, shrink), mask=inside)

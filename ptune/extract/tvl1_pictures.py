@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import triton
-import triton.language as tl
+import triton  # type: ignore[import-not-found,import-untyped,unused-ignore]
+import triton.language as tl  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
 #: Columns of the table of levels: size; first pixel in a frame's pyramid; programs; what turns dividing by the width
 #: into a multiplication; where the taps of this level's rows and columns begin, from the coarser and the finer level.

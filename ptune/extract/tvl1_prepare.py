@@ -8,7 +8,7 @@ added one by one. The flow of a pair that is done is handed out. Which stage com
 
 from __future__ import annotations
 
-import triton.language as tl
+import triton.language as tl  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
 from ptune.extract.tvl1_kernels import (
     ACCOUNT,

@@ -100,7 +100,7 @@ def _iterate(
             moved = primal(flow, dual, terms, config)
             shifted = project(moved, dual, config)
             change = _squares(moved - flow).flatten(1).sum(1, dtype=torch.float64)
-            near = (change - threshold).abs() <= slack * (change + threshold)
+            near = (change - threshold).abs() <= slack * change
             unclear = torch.where(still, unclear, near)
             settled = torch.where(still, settled, ~near & ~(change > threshold))
             keep = still[:, None, None, None]
