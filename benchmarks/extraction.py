@@ -35,7 +35,7 @@ FULL = ExtractConfig()
 LIGHT = ExtractConfig(flow=TVL1Config(scales=2, warps=1, inner_iterations=1, outer_iterations=1))
 
 
-def scale(pairs: int = 600) -> None:
+def scale(pairs: int = 1600) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as name:
         folder = Path(name)
         # Two short videos and a long one, which both workers have to share.
@@ -63,7 +63,7 @@ def flow_alone(videos: list[np.ndarray], workers: int) -> float:
     """Returns the seconds that as many processes take for the flow of all pairs, frames in memory."""
     gray = [to_gray(frames) for frames in videos]
     pieces = [frames[first : first + 33] for frames in gray for first in range(0, len(frames) - 1, 32)]
-    with multiprocessing.get_context("fork").Pool(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
         pool.map(_solve, [piece[:2] for piece in pieces[:workers]])
         start = time.perf_counter()
         pool.map(_solve, pieces, chunksize=1)
