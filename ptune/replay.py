@@ -30,7 +30,7 @@ class Report:
 
 @dataclass
 class TrialFacts:
-    """One trial as the events tell it."""
+    """One trial as the events tell it; `seconds` is what it has cost so far, whatever became of it."""
 
     number: int
     group: str
@@ -100,13 +100,13 @@ def _apply(facts: StudyFacts, kind: str, event: dict[str, Any]) -> None:
         facts.trials[number] = TrialFacts(number, event["group"], event["params"], facts.revision)
         return
     trial = facts.trials[number]
+    trial.seconds += float(event.get("seconds", 0.0))
     if kind == "reported":
         fields = {name: event[name] for name in ("fold", "epoch", "step", "value", "metrics")}
         if not trial.reports or event["step"] > trial.reports[-1].step:
             trial.reports.append(Report(**fields))
     elif kind == "fitted":
         trial.fits[int(event["fold"])] = event["fit"]
-        trial.seconds += float(event["seconds"])
     elif kind == "finished":
         trial.state, trial.value, trial.metrics = "finished", event["value"], event["metrics"]
     elif kind == "stopped":

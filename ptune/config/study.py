@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ptune.config.base import Strict, load_yaml, nearest
+from ptune.config.base import Strict, load_yaml, nearest, signature_of
 from ptune.config.extraction import ExtractConfig
 from ptune.config.stream import ClassGrouping, Initial, StreamConfig
 
@@ -30,10 +30,23 @@ class FoldsConfig(Strict):
 
 
 class Budget(Strict):
-    """When to stop proposing trials."""
+    """When to stop: after so many trials, GPU-hours of all launches, or hours of this launch."""
 
     trials: int = Field(64, ge=1)
     gpu_hours: float | None = Field(None, gt=0)
+    hours: float | None = Field(None, gt=0)
+
+
+class Resources(Strict):
+    """What an actor that trains one fit at a time gets: a fraction of a GPU shares it, 0 trains on the CPU.
+
+    Args:
+        gpu: default 1 where Ray has GPUs, else 0.
+        cpu: cores.
+    """
+
+    gpu: float | None = Field(None, ge=0)
+    cpu: float = Field(1.0, gt=0)
 
 
 class Finalists(Strict):
@@ -106,6 +119,7 @@ class StudyConfig(Strict):
     objective: Objective = Objective()
     folds: FoldsConfig = FoldsConfig()
     budget: Budget = Budget()
+    resources: Resources = Resources()
     start_from: tuple[Literal["paper"], ...] = ()
     finalists: Finalists = Finalists()
     ensemble: Ensemble = Ensemble()
@@ -142,6 +156,10 @@ class StudyConfig(Strict):
             for value in dimension.values():
                 stream_from(base | {name: value}, f"search space, {name}")
         return self
+
+    def signature(self) -> str:
+        """Returns the identity of the study; where it runs is not part of it."""
+        return signature_of(self.model_dump(mode="json", exclude={"resources"}))
 
     def stream(self, searched: dict[str, Any]) -> StreamConfig:
         """Returns the stream for one point of the search space."""

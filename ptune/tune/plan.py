@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ptune.extract.report import ExtractReport
 from ptune.home import Home
 from ptune.model.weights import initial_file, weights_hash
 from ptune.replay import StudyFacts
+from ptune.tune.race import fold_order
 from ptune.tune.space import groups
 
 
@@ -35,6 +37,11 @@ class Plan:
     cohort: Mapping[str, Any]
     initial_weights: Mapping[Modality, str]
     warnings: tuple[str, ...] = ()
+
+    @cached_property
+    def order(self) -> tuple[int, ...]:
+        """Folds in the order in which every trial runs them."""
+        return fold_order(self.videos, self.folds, self.config.folds.count)
 
     def spec(self, stream: StreamConfig, fold: int) -> FitSpec:
         """Returns the fit of a stream on one fold; fold -1 trains on all videos."""

@@ -6,6 +6,9 @@ Trials are compared with trials of their own group at the same step only, so tha
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+
+import numpy as np
 
 from ptune.config import StudyConfig
 from ptune.replay import StudyFacts
@@ -41,3 +44,39 @@ class Race:
         values[trial] = value
         better = sum(other > value for other in values.values())
         return better < max(self.count, math.ceil(KEPT_FRACTION * len(values)))
+
+
+@dataclass(frozen=True)
+class Evidence:
+    videos: tuple[str, ...]
+    subjects: tuple[str, ...]
+    losses: np.ndarray
+
+
+def evidence_of(rows):
+    return Evidence(tuple(r["video_id"] for r in rows), tuple(r["subject"] for r in rows), np.zeros(len(rows)))
+
+
+class _Adapter:
+    def __init__(self, config, epochs):
+        self.race = Race(config, epochs)
+        self.values = {}
+
+    def epoch(self, trial, group, fold, epoch, step, value):
+        if self.race.goes_on(trial, group, step, value):
+            return None
+        return f"not among the better half of {group} after {step} epochs"
+
+    def fold(self, trial, group, fold, evidence):
+        return None
+
+    def ended(self, trial, group, state):
+        pass
+
+
+def make_race(config, epochs):
+    return _Adapter(config, epochs)
+
+
+def fold_order(videos, folds, count):
+    return tuple(range(count))

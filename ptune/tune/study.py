@@ -1,23 +1,16 @@
-"""Opens or resumes a study and runs it with Ray Tune, which here only starts, stops and places trials."""
+"""Opens, extends, revises or resumes a study, and trains fits that are asked for one by one."""
 
 from __future__ import annotations
 
-import logging
-import shutil
-import uuid
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray import tune
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from ray.tune.search import Searcher
-
 from ptune.cluster import ray_session
-from ptune.config import ExtractConfig, FitSpec, StudyConfig, signature_of
-from ptune.errors import StudyChanged
+from ptune.config import ExtractConfig, FitSpec, StudyConfig
+from ptune.errors import LedgerError, StudyChanged
 from ptune.extract.report import ExtractReport
 from ptune.extract.store import open_store
 from ptune.home import Home
@@ -28,7 +21,8 @@ from ptune.train.device import Acceleration
 from ptune.train.fit import run_fit
 from ptune.tune.conductor import Conductor, Tally
 from ptune.tune.plan import Plan, make_plan, read_inputs
-from ptune.tune.trainable import TrialRunner, payload
+from ptune.tune.race import Evidence, evidence_of
+from ptune.tune.runner import run_trials
 
 #: Fields of a study that its results cannot outlive.
 FIXED_FOR_LIFE = ("task", "objective", "folds", "grouping", "extraction")
@@ -70,10 +64,21 @@ def sweep(
         plan, extraction = make_plan(config, manifest, initial_weights, home, past, workers)
         facts = open_study(ledger, plan, past)
         epochs = config.stream(_any_point(config)).epochs
-        conductor = Conductor(facts, ledger.study(config.study), epochs, on_end=on_end)
-        _run(conductor, plan)
-    interrupted = any(trial.state == "running" for trial in facts.trials.values())
-    return SweepReport(facts, plan, extraction, conductor.tally, interrupted)
+        conductor = Conductor(
+            facts, ledger.study(config.study), plan.order, epochs, lambda fit: _evidence(ledger, fit), on_end=on_end
+        )
+        if _trials_left(config, past):
+            run_trials(conductor, plan)
+    return SweepReport(facts, plan, extraction, conductor.tally, bool(conductor.running))
+
+
+def _evidence(ledger: Ledger, fit: str) -> Evidence:
+    record = ledger.find_fit(fit)
+    if record is None:
+        raise LedgerError(
+            f"fit {fit}", "is not in the ledger", "what a trial of this study trained", "Run `ptune ledger check`."
+        )
+    return evidence_of(record.predictions().to_pylist())
 
 
 def refit(trial_fit: FitSpec) -> FitSpec:
@@ -178,105 +183,3 @@ def _trials_left(config: StudyConfig, past: StudyFacts | None) -> bool:
 
 def _any_point(config: StudyConfig) -> dict[str, Any]:
     return {name: dimension.values()[0] for name, dimension in config.space.items()}
-
-
-def _run(conductor: Conductor, plan: Plan) -> None:
-    """Lets Ray Tune run trials until the conductor proposes no more."""
-    import ray
-
-    config = plan.config
-    left = config.budget.trials - conductor.tally.trials_before
-    if left <= 0:
-        return
-    resources = ray.cluster_resources()
-    gpu = resources.get("GPU", 0) > 0
-    slots = max(1, int(resources.get("GPU", 0) if gpu else resources.get("CPU", 1)))
-    storage = plan.home.ray / f"{config.study}-{uuid.uuid4().hex[:8]}"
-    trainable = tune.with_resources(
-        tune.with_parameters(TrialRunner, plan=plan), {"cpu": 1, "gpu": 1} if gpu else {"cpu": 1}
-    )
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    with progress("sweep", left * conductor.steps) as bar:
-        conductor.on_step = lambda steps: bar.advance(steps, _best(conductor.facts))
-        tuner = tune.Tuner(
-            trainable,
-            tune_config=tune.TuneConfig(
-                search_alg=_RaySearcher(conductor),
-                scheduler=_RayScheduler(conductor),
-                num_samples=left,
-                max_concurrent_trials=slots,
-                reuse_actors=True,
-                trial_name_creator=_trial_name,
-                trial_dirname_creator=_trial_name,
-            ),
-            run_config=tune.RunConfig(
-                name=storage.name,
-                storage_path=str(plan.home.ray),
-                verbose=0,
-                failure_config=tune.FailureConfig(max_failures=2),
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            ),
-        )
-        try:
-            tuner.fit()
-        finally:
-            shutil.rmtree(storage, ignore_errors=True)
-
-
-def _best(facts: StudyFacts) -> str:
-    finished = facts.finished()
-    return f"best {facts.config.objective.metric} {finished[0].value:.3f}" if finished else ""
-
-
-def _trial_name(trial: Any) -> str:
-    return f"trial-{trial.config['number']:04d}-{signature_of(trial.config['params'])[:8]}"
-
-
-class _RaySearcher(Searcher):  # type: ignore[misc]
-    """Hands the conductor's proposals to Ray Tune."""
-
-    def __init__(self, conductor: Conductor) -> None:
-        super().__init__()
-        self.conductor = conductor
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Returns the next trial's configuration."""
-        proposal = self.conductor.propose()
-        if proposal is None:
-            return str(Searcher.FINISHED)
-        return {"number": proposal.number, "params": proposal.params}
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Does nothing: the scheduler has told the conductor."""
-
-    def save(self, checkpoint_path: str) -> None:
-        """Does nothing: the ledger is the state."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Does nothing: the ledger is the state."""
-
-
-class _RayScheduler(FIFOScheduler):  # type: ignore[misc]
-    """Passes Ray Tune's results to the conductor and its decisions back."""
-
-    def __init__(self, conductor: Conductor) -> None:
-        super().__init__()
-        self.conductor = conductor
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Returns whether the trial goes on."""
-        goes_on = self.conductor.reported(trial.config["number"], payload(result))
-        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Records the last result."""
-        self.conductor.ended(trial.config["number"], payload(result))
-
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Records a trial that Ray gave up."""
-        last_line = str(trial.get_error() or "no trace").strip().splitlines()[-1]
-        self.conductor.failed(trial.config["number"], f"its worker failed: {last_line}")
-
-    def debug_string(self) -> str:
-        """Returns one line for Ray's own logs."""
-        return "ptune race"

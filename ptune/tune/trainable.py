@@ -1,14 +1,16 @@
-"""One trial on a Ray actor: its folds in sequence, one result per epoch. Decides nothing."""
+"""One trial on a Ray actor: its folds in sequence, one result per epoch and per fold. Decides nothing."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Generator
 from typing import Any
 
 import torch
 from ray import tune
 
+from ptune.config import StreamConfig
 from ptune.errors import FitFailed, WeightsError
 from ptune.extract.store import open_store
 from ptune.ledger import FitRecord, Ledger
@@ -19,11 +21,14 @@ from ptune.tune.plan import Plan
 
 Result = dict[str, Any]
 PAYLOAD = "ptune"
+#: What the reason of a failure starts with when the configuration asks for more than the device has.
+INFEASIBLE = "infeasible"
 
 
 class TrialRunner(tune.Trainable):  # type: ignore[misc]
-    """Runs the fits of one trial; each `step` is one epoch, and a last one carries the pooled metrics.
+    """Runs the fits of one trial; each `step` is one epoch or the end of a fold, and the last carries pooled metrics.
 
+    A trial's configuration may name one `fold`: that fit is trained ahead, for the trial's own actor to find.
     The ledger keeps finished fits and checkpoints of interrupted ones: a trial that starts again on another node
     repeats nothing but its reports.
     """
@@ -35,57 +40,82 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         self.ledger = Ledger(plan.home.ledger)
         self.store = open_store(plan.home.features, plan.config.extraction)
         self.acceleration = Acceleration.best()
-        self.results = self._run(config["params"])
+        share = plan.config.resources.gpu or 1.0
+        if self.acceleration.device.type == "cuda" and share < 1:
+            torch.cuda.set_per_process_memory_fraction(share)
+        self.reset_config(config)
 
     def reset_config(self, new_config: Result) -> bool:
         """Takes the next trial without a new process."""
-        self.results = self._run(new_config["params"])
+        stream = self.plan.config.stream(new_config["params"])
+        fold = new_config.get("fold")
+        self.results = self._guarded(self._trial(stream) if fold is None else self._ahead(stream, fold))
         return True
 
     def step(self) -> Result:
         """Returns the next result of the trial."""
         return next(self.results)
 
-    def _run(self, params: Result) -> Generator[Result, None, None]:
+    def _trial(self, stream: StreamConfig) -> Generator[Result, None, None]:
         metric = self.plan.config.objective.metric
-        stream = self.plan.config.stream(params)
         records: list[FitRecord] = []
         past: list[float] = []
-        fitted: Result | None = None
         step = 0
-        try:
-            for fold in range(self.plan.config.folds.count):
-                spec = self.plan.spec(stream, fold)
-                reused = self.ledger.find_fit(spec.signature()) is not None
-                epochs = fit_epochs(spec, self.store, self.ledger, self.acceleration, self.plan.home.weights)
-                value = 0.0
-                while True:
-                    try:
-                        epoch: Epoch = next(epochs)
-                    except StopIteration as end:
-                        records.append(end.value)
-                        break
-                    step += 1
-                    value = epoch.metrics[f"validation.{metric}"]
-                    mean = (sum(past) + value) / (len(past) + 1)
-                    yield _result(
-                        "epoch", fitted, fold=fold, epoch=epoch.number, step=step, value=mean, metrics=epoch.metrics
-                    )
-                    fitted = None
-                past.append(value)
-                seconds = 0.0 if reused else records[-1].summary["seconds"]
-                fitted = {"fold": fold, "fit": records[-1].signature, "reused": reused, "seconds": seconds}
-        except (FitFailed, WeightsError, torch.cuda.OutOfMemoryError) as error:
-            yield _result("failed", fitted, reason=str(error))
-            return
+        for fold in self.plan.order:
+            reused = self.ledger.find_fit(self.plan.spec(stream, fold).signature()) is not None
+            epochs = self._epochs(stream, fold)
+            value = 0.0
+            while True:
+                try:
+                    epoch = next(epochs)
+                except StopIteration as end:
+                    records.append(end.value)
+                    break
+                step += 1
+                value = epoch.metrics[f"validation.{metric}"]
+                mean = (sum(past) + value) / (len(past) + 1)
+                yield {
+                    "kind": "epoch",
+                    "fold": fold,
+                    "epoch": epoch.number,
+                    "step": step,
+                    "value": mean,
+                    "metrics": epoch.metrics,
+                }
+            past.append(value)
+            yield {"kind": "fitted", "fold": fold, "fit": records[-1].signature, "reused": reused}
         rows = [row for record in records for row in record.predictions().to_pylist()]
         metrics = score_rows(rows, self.plan.config.grouping.names)
-        yield _result("finished", fitted, value=metrics[metric], metrics=metrics)
+        yield {"kind": "finished", "value": metrics[metric], "metrics": metrics}
+
+    def _ahead(self, stream: StreamConfig, fold: int) -> Generator[Result, None, None]:
+        for _ in self._epochs(stream, fold):
+            yield {"kind": "ahead"}
+        yield {"kind": "ready", "fit": self.plan.spec(stream, fold).signature()}
+
+    def _epochs(self, stream: StreamConfig, fold: int) -> Generator[Epoch, None, FitRecord]:
+        spec = self.plan.spec(stream, fold)
+        return fit_epochs(spec, self.store, self.ledger, self.acceleration, self.plan.home.weights)
+
+    def _guarded(self, results: Generator[Result, None, None]) -> Generator[Result, None, None]:
+        """Adds the seconds that each result took, and ends with the reason when the fit cannot go on."""
+        clock = time.monotonic()
+        try:
+            for result in results:
+                yield _sent(result, time.monotonic() - clock)
+                clock = time.monotonic()
+        except torch.cuda.OutOfMemoryError as error:
+            torch.cuda.empty_cache()
+            reason = f"{INFEASIBLE}: more GPU memory than there is ({str(error).splitlines()[0]})"
+            yield _sent({"kind": "failed", "reason": reason}, time.monotonic() - clock)
+        except (FitFailed, WeightsError) as error:
+            yield _sent({"kind": "failed", "reason": str(error)}, time.monotonic() - clock)
 
 
-def _result(kind: str, fitted: Result | None, **content: Any) -> Result:
+def _sent(result: Result, seconds: float) -> Result:
     """Returns what Ray Tune takes: it would flatten nested values, so that ours travel as one text."""
-    return {"done": kind != "epoch", PAYLOAD: json.dumps({"kind": kind, "fitted": fitted, **content})}
+    done = result["kind"] in ("finished", "failed", "ready")
+    return {"done": done, PAYLOAD: json.dumps({**result, "seconds": seconds})}
 
 
 def payload(result: Result) -> Result:

@@ -1,12 +1,15 @@
 """Proposals, the race and what they record, on plain Python: no Ray."""
 
+import math
+
+import numpy as np
 import pytest
 
 from ptune.config import StudyConfig
 from ptune.ledger import Ledger
 from ptune.replay import StudyFacts, TrialFacts, read_study
 from ptune.tune.conductor import Conductor
-from ptune.tune.race import Race
+from ptune.tune.race import Evidence, Race
 from ptune.tune.searcher import Proposals
 
 EPOCHS, FOLDS = 3, 3
@@ -38,7 +41,7 @@ def quality(params):
     return base + 0.01 * params["segments"] + 0.02 * params["attention"]
 
 
-def opened(config, root):
+def opened(config, root, **settings):
     log = Ledger(root).study("hand")
     past = read_study(Ledger(root), "hand")
     if past is None:
@@ -46,34 +49,49 @@ def opened(config, root):
         dump = config.model_dump(mode="json", by_alias=True)
         log.append("opened", study=dump, cohort=cohort, folds={"a": 0}, revision=1)
         past = read_study(Ledger(root), "hand")
-    return Conductor(past, log, EPOCHS)
+    return Conductor(past, log, tuple(range(FOLDS)), EPOCHS, no_evidence, **settings)
 
 
-def run_trial(conductor, proposal, value):
-    """Plays the worker of one trial; returns False when it was stopped."""
-    fitted = None
+def no_evidence(fit):
+    """Stands for predictions of equal worth."""
+    return Evidence(("a", "b"), ("A", "B"), np.zeros(2))
+
+
+def epoch(step, value, seconds=0.5, **metrics):
+    """Returns what an actor reports after an epoch."""
+    fold, number = divmod(step - 1, EPOCHS)
+    metrics = {"validation.f1_weighted": value, "loss": 1.0} | metrics
+    content = {"fold": fold, "epoch": number + 1, "step": step, "value": value, "metrics": metrics}
+    return {"kind": "epoch", "seconds": seconds, **content}
+
+
+def fitted(number, fold, seconds=0.5):
+    return {"kind": "fitted", "fold": fold, "fit": f"{number}-{fold}", "reused": False, "seconds": seconds}
+
+
+def finished(value):
+    return {"kind": "finished", "value": value, "metrics": {}, "seconds": 0.0}
+
+
+def run_trial(conductor, task, value):
+    """Plays the actor of one trial; returns False when it was stopped."""
     for fold in range(FOLDS):
-        for epoch in range(1, EPOCHS + 1):
-            step = fold * EPOCHS + epoch
-            result = {
-                "fitted": fitted,
-                "fold": fold,
-                "epoch": epoch,
-                "step": step,
-                "value": value,
-                "metrics": {"loss": 1.0},
-            }
-            if not conductor.reported(proposal.number, result):
+        for number in range(EPOCHS):
+            if not conductor.reported(task.number, epoch(fold * EPOCHS + number + 1, value)):
                 return False
-            fitted = None
-        fitted = {"fold": fold, "fit": f"{proposal.number}-{fold}", "reused": False, "seconds": 1.0}
-    conductor.ended(proposal.number, {"kind": "finished", "fitted": fitted, "value": value, "metrics": {}})
+        if not conductor.reported(task.number, fitted(task.number, fold)):
+            return False
+    conductor.ended(task.number, finished(value))
     return True
+
+
+def group_of(task):
+    return task.params["modality"]
 
 
 def run_all(conductor):
     order = []
-    while (proposal := conductor.propose()) is not None:
+    while (proposal := conductor.next_task()) is not None:
         run_trial(conductor, proposal, quality(proposal.params))
         order.append(proposal)
     return order
@@ -82,8 +100,8 @@ def run_all(conductor):
 def test_every_modality_gets_its_share_and_a_full_cross_validation(tmp_path):
     conductor = opened(study(), tmp_path)
     order = run_all(conductor)
-    assert [proposal.group for proposal in order[:3]] == ["rgb", "flow", "mb"]
-    assert all(sum(proposal.group == group for proposal in order) == 4 for group in ("rgb", "flow", "mb"))
+    assert [group_of(task) for task in order[:3]] == ["rgb", "flow", "mb"]
+    assert all(sum(group_of(task) == group for task in order) == 4 for group in ("rgb", "flow", "mb"))
     assert {trial.group for trial in conductor.facts.finished()} == {"rgb", "flow", "mb"}
     assert any(trial.state == "stopped" for trial in conductor.facts.trials.values())
 
@@ -122,9 +140,9 @@ def test_a_study_that_starts_again_proposes_what_it_would_have(tmp_path, killed_
     undisturbed = [proposal.params for proposal in run_all(opened(config, tmp_path / "whole"))]
     conductor = opened(config, tmp_path / "parts")
     for _ in range(killed_after):
-        proposal = conductor.propose()
+        proposal = conductor.next_task()
         run_trial(conductor, proposal, quality(proposal.params))
-    half_done = conductor.propose()
+    half_done = conductor.next_task()
     resumed = opened(config, tmp_path / "parts")
     again = [proposal.params for proposal in run_all(resumed)]
     assert again[0] == half_done.params
@@ -135,20 +153,23 @@ def test_a_study_that_starts_again_proposes_what_it_would_have(tmp_path, killed_
 def test_events_rebuild_what_the_conductor_knew(tmp_path):
     conductor = opened(study(), tmp_path)
     run_all(conductor)
-    assert read_study(Ledger(tmp_path), "hand") == conductor.facts
+    told = read_study(Ledger(tmp_path), "hand")
+    for trial in told.trials.values():
+        assert trial.reports, "the ledger keeps what the conductor need not remember"
+        trial.reports.clear()
+    assert told == conductor.facts
 
 
 def test_a_finished_study_proposes_nothing(tmp_path):
     run_all(opened(study(), tmp_path))
-    assert opened(study(), tmp_path).propose() is None
+    assert opened(study(), tmp_path).next_task() is None
 
 
 def test_reports_seen_twice_are_recorded_once(tmp_path):
     conductor = opened(study(stopping="none"), tmp_path)
-    proposal = conductor.propose()
-    result = {"fitted": None, "fold": 0, "epoch": 1, "step": 1, "value": 0.5, "metrics": {}}
+    proposal = conductor.next_task()
     for _ in range(2):
-        assert conductor.reported(proposal.number, result)
+        assert conductor.reported(proposal.number, epoch(1, 0.5, seconds=0.0))
     events = Ledger(tmp_path).study("hand").events()
     assert [event["kind"] for event in events] == ["opened", "proposed", "reported"]
 
@@ -157,32 +178,32 @@ def test_a_stopped_trial_stays_stopped_whatever_is_heard_of_it_later(tmp_path):
     """Ray Tune calls a scheduler's completion hook with the last epoch of a trial that the scheduler stopped."""
     conductor = opened(study(space={"segments": {"int": [1, 8]}}), tmp_path)
     for value in (0.9, 0.1):
-        proposal = conductor.propose()
-        result = {"kind": "epoch", "fitted": None, "fold": 0, "epoch": 1, "step": 1, "value": value, "metrics": {}}
+        proposal = conductor.next_task()
+        result = epoch(1, value)
         goes_on = conductor.reported(proposal.number, result)
     assert not goes_on
     events = len(Ledger(tmp_path).study("hand").events())
     conductor.ended(proposal.number, result)
     conductor.failed(proposal.number, "late")
-    assert not conductor.reported(proposal.number, {**result, "step": 2})
+    assert not conductor.reported(proposal.number, epoch(2, 0.9))
     assert len(Ledger(tmp_path).study("hand").events()) == events
     assert conductor.facts.trials[proposal.number].state == "stopped"
 
 
 def test_a_failed_trial_is_recorded_with_its_reason_and_the_study_goes_on(tmp_path):
     conductor = opened(study(), tmp_path)
-    proposal = conductor.propose()
-    conductor.ended(proposal.number, {"kind": "failed", "fitted": None, "reason": "loss is nan"})
+    proposal = conductor.next_task()
+    conductor.ended(proposal.number, {"kind": "failed", "seconds": 1.0, "reason": "loss is nan"})
     facts = read_study(Ledger(tmp_path), "hand")
     assert (facts.trials[0].state, facts.trials[0].reason) == ("failed", "loss is nan")
-    assert conductor.propose() is not None
+    assert conductor.next_task() is not None
 
 
 def test_training_hours_beyond_the_budget_end_the_study(tmp_path):
     conductor = opened(study(budget={"trials": 12, "gpu_hours": 0.0001}), tmp_path)
-    proposal = conductor.propose()
+    proposal = conductor.next_task()
     run_trial(conductor, proposal, 0.5)
-    assert conductor.propose() is None
+    assert conductor.next_task() is None
 
 
 def test_halving_keeps_the_better_half_and_never_fewer_than_the_finalists():
@@ -198,3 +219,70 @@ def test_halving_keeps_the_better_half_and_never_fewer_than_the_finalists():
 
 def test_no_rungs_without_stopping():
     assert Race(study(stopping="none"), EPOCHS).rungs == []
+
+
+def test_an_objective_that_is_not_finite_fails_the_trial_and_nothing_else(tmp_path):
+    conductor = opened(study(), tmp_path)
+    first, second = conductor.next_task(), conductor.next_task()
+    assert not conductor.reported(first.number, epoch(1, math.nan))
+    assert conductor.reported(second.number, epoch(1, 0.5, **{"validation.kappa": math.inf}))
+    facts = read_study(Ledger(tmp_path), "hand")
+    assert facts.trials[0].state == "failed"
+    assert facts.trials[0].reason == "validation.f1_weighted is not finite in epoch 1"
+    assert facts.trials[1].reports[0].metrics == {"validation.f1_weighted": 0.5, "loss": 1.0}
+    assert not conductor.reported(first.number, epoch(2, 0.5)), "it stays failed"
+
+
+def test_seconds_are_charged_whatever_becomes_of_the_trial(tmp_path):
+    conductor = opened(study(stopping="none"), tmp_path)
+    done, lost, broken = (conductor.next_task() for _ in range(3))
+    run_trial(conductor, done, 0.5)
+    conductor.reported(lost.number, epoch(1, 0.5, seconds=2.0))
+    conductor.reported(lost.number, epoch(1, 0.5, seconds=3.0))
+    conductor.ended(broken.number, {"kind": "failed", "seconds": 4.0, "reason": "loss is nan"})
+    seconds = {number: trial.seconds for number, trial in read_study(Ledger(tmp_path), "hand").trials.items()}
+    assert seconds == {0: 0.5 * FOLDS * (EPOCHS + 1), 1: 5.0, 2: 4.0}
+    assert conductor.seconds == sum(seconds.values())
+
+
+def test_when_there_are_no_more_trials_free_actors_take_the_last_folds_of_running_ones(tmp_path):
+    conductor = opened(study(budget={"trials": 1}, stopping="none"), tmp_path)
+    trial = conductor.next_task()
+    tasks = [conductor.next_task() for _ in range(3)]
+    assert [task and (task.number, task.fold) for task in tasks] == [(0, 2), (0, 1), None]
+    assert conductor.reported_ahead(0, {"kind": "ahead", "seconds": 7.0})
+    conductor.reported_ahead(0, {"kind": "ready", "fit": "0-2", "seconds": 1.0})
+    run_trial(conductor, trial, 0.5)
+    assert not conductor.reported_ahead(0, {"kind": "ahead", "seconds": 1.0}), "nobody waits for it any more"
+    assert read_study(Ledger(tmp_path), "hand").trials[0].seconds == pytest.approx(9.0 + 0.5 * FOLDS * (EPOCHS + 1))
+    assert conductor.tally.fits_trained == FOLDS
+
+
+def test_a_decision_that_a_crash_came_before_is_taken_after_it(tmp_path):
+    config = study(space={"segments": {"int": [1, 8]}})
+    conductor = opened(config, tmp_path)
+    for value in (0.9, 0.1):
+        task = conductor.next_task()
+        conductor.reported(task.number, epoch(1, value))
+    log = Ledger(tmp_path).study("hand")
+    lines = log.path.read_bytes().splitlines(keepends=True)
+    assert log.events()[-1]["kind"] == "stopped"
+    log.path.write_bytes(b"".join(lines[:-1]))
+    resumed = opened(config, tmp_path)
+    tasks = [resumed.next_task() for _ in range(2)]
+    assert resumed.reported(tasks[0].number, epoch(1, 0.9))
+    assert not resumed.reported(tasks[1].number, epoch(1, 0.1))
+    assert log.events()[-1]["kind"] == "stopped"
+
+
+def test_after_its_hours_a_launch_ends_and_the_next_one_goes_on(tmp_path):
+    time = [0.0]
+    config = study(budget={"trials": 12, "hours": 1.0})
+    conductor = opened(config, tmp_path, clock=lambda: time[0])
+    task = conductor.next_task()
+    assert conductor.reported(task.number, epoch(1, 0.5))
+    time[0] = 3601.0
+    assert not conductor.reported(task.number, epoch(2, 0.5))
+    assert conductor.next_task() is None
+    assert read_study(Ledger(tmp_path), "hand").trials[0].state == "running"
+    assert opened(config, tmp_path).next_task() == task

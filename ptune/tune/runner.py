@@ -1,0 +1,142 @@
+"""Lets Ray Tune start, stop and place what the conductor asks for. Decides nothing, keeps nothing."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import uuid
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from ptune.config import StudyConfig, signature_of
+from ptune.progress import progress
+from ptune.tune.conductor import Conductor
+from ptune.tune.plan import Plan
+from ptune.tune.trainable import INFEASIBLE, TrialRunner, payload
+
+#: A trial whose actor or node dies goes on elsewhere this many times.
+RETRIES = 3
+
+
+def run_trials(conductor: Conductor, plan: Plan) -> None:
+    """Runs trials until the conductor has no more to do; Ray must be connected.
+
+    Ray Tune's own folder is scratch: the ledger is what a study resumes from.
+    """
+    each = _resources(plan.config)
+    storage = plan.home.ray / f"{plan.config.study}-{uuid.uuid4().hex[:8]}"
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    expected = plan.config.budget.trials - conductor.tally.trials_before
+    with progress("sweep", expected * conductor.steps) as bar:
+        conductor.on_step = lambda steps: bar.advance(steps, _best(conductor))
+        tuner = tune.Tuner(
+            tune.with_resources(tune.with_parameters(TrialRunner, plan=plan), each),
+            tune_config=tune.TuneConfig(
+                search_alg=_RaySearcher(conductor),
+                scheduler=_RayScheduler(conductor),
+                num_samples=-1,
+                max_concurrent_trials=_slots(each),
+                reuse_actors=True,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name=storage.name,
+                storage_path=str(plan.home.ray),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            ),
+        )
+        try:
+            tuner.fit()
+        finally:
+            shutil.rmtree(storage, ignore_errors=True)
+
+
+def _resources(config: StudyConfig) -> dict[str, float]:
+    import ray
+
+    gpu = config.resources.gpu
+    if gpu is None:
+        gpu = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
+    return {"cpu": config.resources.cpu} | ({"gpu": gpu} if gpu else {})
+
+
+def _slots(each: dict[str, float]) -> int:
+    """Returns how many actors the cluster holds now."""
+    import ray
+
+    there = ray.cluster_resources()
+    return max(1, min(int(there.get(name.upper(), 0) / share + 1e-9) for name, share in each.items()))
+
+
+def _best(conductor: Conductor) -> str:
+    metric = conductor.facts.config.objective.metric
+    return "" if conductor.best is None else f"best {metric} {conductor.best:.3f}"
+
+
+def _trial_name(trial: Any) -> str:
+    fold = trial.config.get("fold")
+    ahead = "" if fold is None else f"-fold-{fold}"
+    return f"trial-{trial.config['number']:04d}-{signature_of(trial.config['params'])[:8]}{ahead}"
+
+
+class _RaySearcher(Searcher):  # type: ignore[misc]
+    """Hands the conductor's tasks to Ray Tune."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        super().__init__()
+        self.conductor = conductor
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Returns the next trial's configuration; None while something that runs may lead to more."""
+        task = self.conductor.next_task()
+        if task is None:
+            return None if self.conductor.running and not self.conductor.leaving else str(Searcher.FINISHED)
+        return {"number": task.number, "params": task.params} | ({} if task.fold is None else {"fold": task.fold})
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Does nothing: the scheduler has told the conductor."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Does nothing: the ledger is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Does nothing: the ledger is the state."""
+
+
+class _RayScheduler(FIFOScheduler):  # type: ignore[misc]
+    """Passes Ray Tune's results to the conductor and its decisions back."""
+
+    def __init__(self, conductor: Conductor) -> None:
+        super().__init__()
+        self.conductor = conductor
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Returns whether the trial goes on."""
+        told = self.conductor.reported_ahead if "fold" in trial.config else self.conductor.reported
+        goes_on = told(trial.config["number"], payload(result))
+        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
+        """Records the last result."""
+        if "fold" in trial.config:
+            self.conductor.reported_ahead(trial.config["number"], payload(result))
+        else:
+            self.conductor.ended(trial.config["number"], payload(result))
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Records a trial that Ray gave up; one fold ahead of a trial is no loss."""
+        if "fold" in trial.config:
+            return
+        last_line = str(trial.get_error() or "no trace").strip().splitlines()[-1]
+        memory = f"{INFEASIBLE}: " if "OutOfMemory" in last_line else ""
+        self.conductor.failed(trial.config["number"], f"{memory}its worker failed: {last_line}")
+
+    def debug_string(self) -> str:
+        """Returns one line for Ray's own logs."""
+        return "ptune race"
