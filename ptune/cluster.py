@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -62,6 +64,7 @@ def ray_session(home: Home, workers: int | None = None) -> Iterator[None]:
         yield
         return
     scratch: Path | None = None
+    answer = signal.getsignal(signal.SIGTERM)
     if address:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     else:
@@ -76,6 +79,9 @@ def ray_session(home: Home, workers: int | None = None) -> Iterator[None]:
                 object_store_memory=OBJECT_STORE_BYTES,
                 runtime_env={"env_vars": dict(WORKER)},
             )
+    if threading.current_thread() is threading.main_thread():
+        # Ray has put its own in place, which ends the process with a trace.
+        signal.signal(signal.SIGTERM, answer)
     try:
         yield
     finally:

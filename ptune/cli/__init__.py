@@ -6,6 +6,7 @@ Exit 0 done, 1 some items failed, 2 bad input.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 
@@ -34,6 +35,8 @@ for command in (*data.COMMANDS, *studies.COMMANDS, *models.COMMANDS):
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command, by default the one on the command line, and exits with its code."""
+    # Whoever ends a job politely is answered as Ctrl-C is.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         code = cli(arguments, standalone_mode=False)
     except PtuneError as error:

@@ -21,11 +21,12 @@ from ptune.tune.trainable import INFEASIBLE, TrialRunner, payload
 RETRIES = 3
 
 
-def run_trials(conductor: Conductor, plan: Plan) -> None:
-    """Runs trials until the conductor has no more to do; Ray must be connected.
+def run_trials(conductor: Conductor, plan: Plan) -> bool:
+    """Runs trials until the conductor has no more to do, and returns whether it came to that; Ray must be connected.
 
     Ray Tune's own folder is scratch: the ledger is what a study resumes from.
     """
+    searcher = _RaySearcher(conductor)
     each = _resources(plan.config)
     storage = plan.home.ray / f"{plan.config.study}-{uuid.uuid4().hex[:8]}"
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
@@ -35,7 +36,7 @@ def run_trials(conductor: Conductor, plan: Plan) -> None:
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(TrialRunner, plan=plan), each),
             tune_config=tune.TuneConfig(
-                search_alg=_RaySearcher(conductor),
+                search_alg=searcher,
                 scheduler=_RayScheduler(conductor),
                 num_samples=-1,
                 max_concurrent_trials=_slots(each),
@@ -55,6 +56,7 @@ def run_trials(conductor: Conductor, plan: Plan) -> None:
             tuner.fit()
         finally:
             shutil.rmtree(storage, ignore_errors=True)
+    return searcher.finished and not conductor.leaving
 
 
 def _resources(config: StudyConfig) -> dict[str, float]:
@@ -91,12 +93,14 @@ class _RaySearcher(Searcher):  # type: ignore[misc]
     def __init__(self, conductor: Conductor) -> None:
         super().__init__()
         self.conductor = conductor
+        self.finished = False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Returns the next trial's configuration; None while something that runs may lead to more."""
         task = self.conductor.next_task()
         if task is None:
-            return None if self.conductor.running and not self.conductor.leaving else str(Searcher.FINISHED)
+            self.finished = self.conductor.leaving or not self.conductor.running
+            return str(Searcher.FINISHED) if self.finished else None
         return {"number": task.number, "params": task.params} | ({} if task.fold is None else {"fold": task.fold})
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

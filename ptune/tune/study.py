@@ -67,9 +67,8 @@ def sweep(
         conductor = Conductor(
             facts, ledger.study(config.study), plan.order, epochs, lambda fit: _evidence(ledger, fit), on_end=on_end
         )
-        if _trials_left(config, past):
-            run_trials(conductor, plan)
-    return SweepReport(facts, plan, extraction, conductor.tally, bool(conductor.running))
+        complete = not _trials_left(config, past) or run_trials(conductor, plan)
+    return SweepReport(facts, plan, extraction, conductor.tally, not complete)
 
 
 def _evidence(ledger: Ledger, fit: str) -> Evidence:
