@@ -66,7 +66,8 @@ def ray_session(home: Home, workers: int | None = None) -> Iterator[None]:
     scratch: Path | None = None
     answer = signal.getsignal(signal.SIGTERM)
     if address:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        with _without_core_chatter():
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     else:
         scratch = _scratch()
         with _without_core_chatter():

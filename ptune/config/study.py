@@ -43,10 +43,12 @@ class Resources(Strict):
     Args:
         gpu: default 1 where Ray has GPUs, else 0.
         cpu: cores.
+        checkpoint_seconds: what the loss of a node costs at most; less for nodes that come and go.
     """
 
     gpu: float | None = Field(None, ge=0)
     cpu: float = Field(1.0, gt=0)
+    checkpoint_seconds: float = Field(20.0, gt=0)
 
 
 class Finalists(Strict):

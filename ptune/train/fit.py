@@ -43,6 +43,7 @@ def fit_epochs(
     ledger: Ledger,
     acceleration: Acceleration,
     weights: Path | None = None,
+    checkpoint_seconds: float | None = None,
 ) -> Generator[Epoch, None, FitRecord]:
     """Yields the epochs of a fit and returns its record.
 
@@ -51,6 +52,7 @@ def fit_epochs(
 
     Args:
         weights: folder of the initial weights; unused where the fit starts from random ones.
+        checkpoint_seconds: what an interruption loses at most, but for a step; default 20.
 
     Raises:
         FitFailed: the loss or a weight is not finite; names epoch, batch and videos. The last good checkpoint stays.
@@ -60,7 +62,9 @@ def fit_epochs(
     if found is not None:
         yield from _replayed(found.history)
         return found
-    training = _Training(spec, store, acceleration, weights, ledger.fit_folder(spec.signature()))
+    training = _Training(
+        spec, store, acceleration, weights, ledger.fit_folder(spec.signature()), checkpoint_seconds
+    )
     yield from _replayed(training.progress.history)
     while training.progress.epoch < spec.stream.epochs:
         yield training.epoch()
@@ -98,9 +102,16 @@ class _Training:
     """Model, optimizer and progress of one unfinished fit."""
 
     def __init__(
-        self, spec: FitSpec, store: FeatureStore, acceleration: Acceleration, weights: Path | None, folder: Path
+        self,
+        spec: FitSpec,
+        store: FeatureStore,
+        acceleration: Acceleration,
+        weights: Path | None,
+        folder: Path,
+        checkpoint_seconds: float | None = None,
     ) -> None:
         self.spec, self.store, self.acceleration, self.folder = spec, store, acceleration, folder
+        self.checkpoint_seconds = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
         torch.manual_seed(spec.seed)
         self.scorer: Scorer = build_scorer(spec.stream, len(spec.classes))
         if spec.stream.init == "kinetics":
@@ -134,14 +145,14 @@ class _Training:
             progress.stepping, progress.seconds = progress.stepping + now - clock, progress.seconds + now - clock
             progress.waited, batches.seconds = progress.waited + batches.seconds, 0.0
             clock = now
-            if now - self.saved > CHECKPOINT_SECONDS:
+            if now - self.saved > self.checkpoint_seconds:
                 self.save(step)
         self._settle(step)
         metrics = {"loss": progress.loss_sum / len(spec.train)} | self._validated()
         progress.history.append(metrics)
         progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
         progress.seconds += time.monotonic() - clock
-        if time.monotonic() - self.saved > CHECKPOINT_SECONDS:
+        if time.monotonic() - self.saved > self.checkpoint_seconds:
             self.save(step)
         return Epoch(progress.epoch, metrics)
 

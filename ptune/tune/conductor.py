@@ -81,6 +81,7 @@ class Conductor:
         self.seconds = sum(trial.seconds for trial in trials)
         self.best = max((trial.value or 0.0 for trial in self.facts.finished()), default=None)
         self.settled: dict[int, int] = {}
+        self.owed: dict[int, float] = {}
         self.ahead: set[tuple[int, int]] = set()
         self.trained_ahead: set[str] = set()
         self.started = self.clock()
@@ -162,8 +163,7 @@ class Conductor:
             return self.race.epoch(trial.number, trial.group, *place, own)
         content = {name: result[name] for name in ("fold", "epoch", "step", "value")}
         content["metrics"] = _finite(result["metrics"])
-        self.log.append("reported", trial=trial.number, seconds=result["seconds"], **content)
-        self._spend(trial, result["seconds"])
+        self._record("reported", trial, result["seconds"], **content)
         trial.reports.append(Report(**content))
         self._settle(trial.number, result["step"])
         return self.race.epoch(trial.number, trial.group, *place, own)
@@ -177,9 +177,7 @@ class Conductor:
             del self.undecided[trial.number]
             return self._raced(trial, result)
         reused = result["reused"] and result["fit"] not in self.trained_ahead
-        content = {name: result[name] for name in ("fold", "fit", "seconds")}
-        self.log.append("fitted", trial=trial.number, reused=reused, **content)
-        self._spend(trial, result["seconds"])
+        self._record("fitted", trial, result["seconds"], fold=result["fold"], fit=result["fit"], reused=reused)
         trial.fits[result["fold"]] = result["fit"]
         if reused:
             self.tally.fits_reused += 1
@@ -193,9 +191,7 @@ class Conductor:
         return reason if position < len(self.order) - 1 else None
 
     def _end(self, trial: TrialFacts, state: Any, seconds: float = 0.0, reason: str = "", **content: Any) -> None:
-        told = {"reason": reason} if reason else {}
-        self.log.append(state, trial=trial.number, seconds=seconds, **told, **content)
-        self._spend(trial, seconds)
+        self._record(state, trial, seconds, **({"reason": reason} if reason else {}), **content)
         trial.state, trial.reason = state, reason
         self.running.pop(trial.number, None)
         self.tally.trials_ended += 1
@@ -240,10 +236,19 @@ class Conductor:
         return [fold for fold in self.order[begun:] if (trial.number, fold) not in self.ahead]
 
     def _charge(self, trial: TrialFacts, seconds: float) -> None:
-        """Records work that no other event tells of: repeated after a worker was lost, or done ahead."""
-        if seconds >= 0.1:
+        """Counts work that no other event tells of: repeated after an actor was lost, or done ahead."""
+        if trial.state == "running":
+            self.owed[trial.number] = self.owed.get(trial.number, 0.0) + seconds
+        else:
             self.log.append("charged", trial=trial.number, seconds=seconds)
-            self._spend(trial, seconds)
+        self._spend(trial, seconds)
+
+    def _record(self, kind: str, trial: TrialFacts, seconds: float, **content: Any) -> None:
+        owed = self.owed.pop(trial.number, 0.0)
+        if owed > 0:
+            self.log.append("charged", trial=trial.number, seconds=owed)
+        self.log.append(kind, trial=trial.number, seconds=seconds, **content)
+        self._spend(trial, seconds)
 
     def _spend(self, trial: TrialFacts, seconds: float) -> None:
         trial.seconds += seconds

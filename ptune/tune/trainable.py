@@ -95,7 +95,8 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
 
     def _epochs(self, stream: StreamConfig, fold: int) -> Generator[Epoch, None, FitRecord]:
         spec = self.plan.spec(stream, fold)
-        return fit_epochs(spec, self.store, self.ledger, self.acceleration, self.plan.home.weights)
+        seconds = self.plan.config.resources.checkpoint_seconds
+        return fit_epochs(spec, self.store, self.ledger, self.acceleration, self.plan.home.weights, seconds)
 
     def _guarded(self, results: Generator[Result, None, None]) -> Generator[Result, None, None]:
         """Adds the seconds that each result took, and ends with the reason when the fit cannot go on."""

@@ -239,9 +239,10 @@ def test_seconds_are_charged_whatever_becomes_of_the_trial(tmp_path):
     run_trial(conductor, done, 0.5)
     conductor.reported(lost.number, epoch(1, 0.5, seconds=2.0))
     conductor.reported(lost.number, epoch(1, 0.5, seconds=3.0))
+    conductor.reported(lost.number, epoch(2, 0.5, seconds=1.0))
     conductor.ended(broken.number, {"kind": "failed", "seconds": 4.0, "reason": "loss is nan"})
     seconds = {number: trial.seconds for number, trial in read_study(Ledger(tmp_path), "hand").trials.items()}
-    assert seconds == {0: 0.5 * FOLDS * (EPOCHS + 1), 1: 5.0, 2: 4.0}
+    assert seconds == {0: 0.5 * FOLDS * (EPOCHS + 1), 1: 6.0, 2: 4.0}
     assert conductor.seconds == sum(seconds.values())
 
 
