@@ -30,7 +30,12 @@ class Report:
 
 @dataclass
 class TrialFacts:
-    """One trial as the events tell it; `seconds` is what it has cost so far, whatever became of it."""
+    """One trial as the events tell it.
+
+    Args:
+        seconds: what it has cost so far, whatever became of it.
+        waiting: it is at a rung and goes on when it is among the best there.
+    """
 
     number: int
     group: str
@@ -43,6 +48,7 @@ class TrialFacts:
     seconds: float = 0.0
     reports: list[Report] = field(default_factory=list)
     reason: str = ""
+    waiting: bool = False
 
 
 @dataclass
@@ -101,6 +107,8 @@ def _apply(facts: StudyFacts, kind: str, event: dict[str, Any]) -> None:
         return
     trial = facts.trials[number]
     trial.seconds += float(event.get("seconds", 0.0))
+    if kind != "charged":
+        trial.waiting = kind == "waiting"
     if kind == "reported":
         fields = {name: event[name] for name in ("fold", "epoch", "step", "value", "metrics")}
         if not trial.reports or event["step"] > trial.reports[-1].step:

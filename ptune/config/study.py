@@ -111,7 +111,10 @@ class StudyConfig(Strict):
 
     Args:
         cohort: path of the manifest, relative to the YAML file.
-        start_from: named points that run first; `paper` is the paper's settings.
+        start_from: points that run first; `paper` is the paper's settings, a mapping gives some or all of a point.
+        warm_start: studies of the same task and objective, from whose trials the search learns.
+        search: who proposes points; `grid` lists those of a finite space.
+        stopping: which trials are cut short; see ptune.tune.race and ptune.tune.rules.
         seeds of folds, search and fits all derive from `folds.seed` and `seed`.
     """
 
@@ -122,16 +125,24 @@ class StudyConfig(Strict):
     folds: FoldsConfig = FoldsConfig()
     budget: Budget = Budget()
     resources: Resources = Resources()
-    start_from: tuple[Literal["paper"], ...] = ()
+    start_from: tuple[Literal["paper"] | dict[str, Value], ...] = ()
+    warm_start: tuple[str, ...] = ()
     finalists: Finalists = Finalists()
     ensemble: Ensemble = Ensemble()
     init: Initial = "kinetics"
     seed: int = 0
-    stopping: Literal["halving", "none"] = "halving"
+    search: Literal["tpe", "random", "grid"] = "tpe"
+    stopping: Literal["race", "asha", "median", "none"] = "race"
     grouping: ClassGrouping = ClassGrouping()
     extraction: ExtractConfig = ExtractConfig()
     space: dict[str, Dimension]
     fixed: dict[str, Any] = {}
+
+    @field_validator("stopping", mode="before")
+    @classmethod
+    def _named_as_today(cls, stopping: Any) -> Any:
+        # What ledgers of version 0.1 say.
+        return "race" if stopping == "halving" else stopping
 
     @field_validator("space")
     @classmethod
@@ -149,6 +160,14 @@ class StudyConfig(Strict):
 
     @model_validator(mode="after")
     def _streams_exist(self) -> Self:
+        for start in self.start_from:
+            for name in start if isinstance(start, dict) else ():
+                if name not in self.space:
+                    raise ValueError(
+                        f"start_from names {name!r}, which is not searched{nearest(name, list(self.space))}"
+                    )
+        if self.search == "grid" and any(dimension.float_ for dimension in self.space.values()):
+            raise ValueError("a grid needs choices and ints; give floats as choices")
         twice = sorted(set(self.space) & set(self.fixed))
         if twice:
             raise ValueError(f"{', '.join(twice)} is both searched and fixed")

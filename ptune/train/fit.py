@@ -30,6 +30,19 @@ CHECKPOINT_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
+class Saving:
+    """When a fit writes checkpoints.
+
+    Args:
+        seconds: what an interruption loses at most, but for a step.
+        after: epochs at whose end one is written in any case.
+    """
+
+    seconds: float
+    after: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Epoch:
     """One epoch of a fit: its number from 1 and its metrics, `loss` and `validation.*`."""
 
@@ -43,7 +56,7 @@ def fit_epochs(
     ledger: Ledger,
     acceleration: Acceleration,
     weights: Path | None = None,
-    checkpoint_seconds: float | None = None,
+    saving: Saving | None = None,
 ) -> Generator[Epoch, None, FitRecord]:
     """Yields the epochs of a fit and returns its record.
 
@@ -52,7 +65,7 @@ def fit_epochs(
 
     Args:
         weights: folder of the initial weights; unused where the fit starts from random ones.
-        checkpoint_seconds: what an interruption loses at most, but for a step; default 20.
+        saving: when checkpoints are written.
 
     Raises:
         FitFailed: the loss or a weight is not finite; names epoch, batch and videos. The last good checkpoint stays.
@@ -62,9 +75,7 @@ def fit_epochs(
     if found is not None:
         yield from _replayed(found.history)
         return found
-    training = _Training(
-        spec, store, acceleration, weights, ledger.fit_folder(spec.signature()), checkpoint_seconds
-    )
+    training = _Training(spec, store, acceleration, weights, ledger.fit_folder(spec.signature()), saving)
     yield from _replayed(training.progress.history)
     while training.progress.epoch < spec.stream.epochs:
         yield training.epoch()
@@ -108,10 +119,10 @@ class _Training:
         acceleration: Acceleration,
         weights: Path | None,
         folder: Path,
-        checkpoint_seconds: float | None = None,
+        saving: Saving | None = None,
     ) -> None:
         self.spec, self.store, self.acceleration, self.folder = spec, store, acceleration, folder
-        self.checkpoint_seconds = CHECKPOINT_SECONDS if checkpoint_seconds is None else checkpoint_seconds
+        self.saving = saving or Saving(CHECKPOINT_SECONDS)
         torch.manual_seed(spec.seed)
         self.scorer: Scorer = build_scorer(spec.stream, len(spec.classes))
         if spec.stream.init == "kinetics":
@@ -145,14 +156,14 @@ class _Training:
             progress.stepping, progress.seconds = progress.stepping + now - clock, progress.seconds + now - clock
             progress.waited, batches.seconds = progress.waited + batches.seconds, 0.0
             clock = now
-            if now - self.saved > self.checkpoint_seconds:
+            if now - self.saved > self.saving.seconds:
                 self.save(step)
         self._settle(step)
         metrics = {"loss": progress.loss_sum / len(spec.train)} | self._validated()
         progress.history.append(metrics)
         progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
         progress.seconds += time.monotonic() - clock
-        if time.monotonic() - self.saved > self.checkpoint_seconds:
+        if time.monotonic() - self.saved > self.saving.seconds or progress.epoch in self.saving.after:
             self.save(step)
         return Epoch(progress.epoch, metrics)
 

@@ -13,7 +13,9 @@ from typing import Any
 
 from ptune.ledger import StudyLog
 from ptune.replay import Report, StudyFacts, TrialFacts
-from ptune.tune.race import Evidence, make_race
+from ptune.tune.evidence import Evidence
+from ptune.tune.race import make_race
+from ptune.tune.rules import GO, Verdict
 from ptune.tune.searcher import Proposal, Proposals
 
 
@@ -67,14 +69,15 @@ class Conductor:
         self.proposals = Proposals(config)
         self.proposals.restore(self.facts)
         self.race = make_race(config, self.epochs)
-        self.undecided: dict[int, tuple[str, int]] = {}
+        verdicts: dict[int, Verdict] = {}
         for event in self.log.events():
-            self._retell(event)
+            self._retell(event, verdicts)
         trials = self.facts.trials.values()
+        self.running = {trial.number: trial for trial in trials if trial.state == "running"}
+        self.trained_epochs = sum(len(trial.reports) for trial in trials)
         for trial in trials:
             if trial.state != "running":
                 trial.reports.clear()
-        self.running = {trial.number: trial for trial in trials if trial.state == "running"}
         self.tally.trials_before = sum(
             trial.revision == self.facts.revision and trial.state != "running" for trial in trials
         )
@@ -85,6 +88,10 @@ class Conductor:
         self.ahead: set[tuple[int, int]] = set()
         self.trained_ahead: set[str] = set()
         self.started = self.clock()
+        self.waiting: set[int] = set()
+        for number, trial in list(self.running.items()):
+            self._obey(trial, verdicts.get(number, GO))
+        self.interrupted = [number for number in sorted(self.running) if number not in self.waiting]
 
     @property
     def steps(self) -> int:
@@ -92,27 +99,46 @@ class Conductor:
         return self.epochs * len(self.order)
 
     def next_task(self) -> Task | None:
-        """Returns what a free actor is to do: a new trial, else a fold of a running one; None when there is nothing."""
-        if self.leaving or self._spent():
+        """Returns what a free actor is to do; None when there is nothing, perhaps until something else has ended.
+
+        First what an earlier launch left unfinished, then a trial that has shown to be among the best, then a new one,
+        then finalists, then a fold of a trial that runs elsewhere.
+        """
+        if self.leaving:
             return None
-        proposal = self.proposals.next()
-        if proposal is None:
-            return self._fold_ahead()
-        if proposal.number not in self.facts.trials:
-            self._proposed(proposal)
-        return Task(proposal.number, proposal.params)
+        task = None if self._spent() else self._task()
+        if task is None and len(self.waiting) == len(self.running):
+            for number, reason in self.race.hopeless():
+                self._end(self.facts.trials[number], "stopped", reason=reason)
+        return task
+
+    @property
+    def active(self) -> bool:
+        """Whether a trial runs, of which something may yet come."""
+        return len(self.running) > len(self.waiting) + len(self.interrupted)
+
+    def _task(self) -> Task | None:
+        if self.interrupted:
+            return self._go_on(self.interrupted.pop(0))
+        if not self._spent(self._reserve()):
+            number = self.race.next()
+            if number is not None:
+                return self._go_on(number)
+            proposal = self.proposals.next()
+            if proposal is not None:
+                self._proposed(proposal)
+                return Task(proposal.number, proposal.params)
+        number = self.race.close()
+        return self._fold_ahead() if number is None else self._go_on(number)
 
     def reported(self, number: int, result: dict[str, Any]) -> bool:
         """Records one result of a running trial and returns whether it goes on; a trial that has ended does not."""
         trial = self.facts.trials[number]
-        if trial.state != "running" or self._time_is_up():
+        if trial.state != "running" or number in self.waiting or self._time_is_up():
             return False
-        reason = self._fitted(trial, result) if result["kind"] == "fitted" else self._epoch(trial, result)
-        if reason is None:
-            return True
-        if trial.state == "running":
-            self._end(trial, "stopped", reason=reason, step=trial.reports[-1].step)
-        return False
+        verdict = self._fitted(trial, result) if result["kind"] == "fitted" else self._epoch(trial, result)
+        self._obey(trial, verdict)
+        return verdict.action == "go"
 
     def reported_ahead(self, number: int, result: dict[str, Any]) -> bool:
         """Records what a fold that runs ahead has cost and returns whether it goes on."""
@@ -148,34 +174,49 @@ class Conductor:
         trial = TrialFacts(proposal.number, proposal.group, proposal.params, self.facts.revision)
         self.facts.trials[proposal.number] = self.running[proposal.number] = trial
 
-    def _epoch(self, trial: TrialFacts, result: dict[str, Any]) -> str | None:
-        """Records an epoch and returns why the trial is to stop, if it is."""
+    def _obey(self, trial: TrialFacts, verdict: Verdict) -> None:
+        if verdict.action == "wait":
+            self._waits(trial)
+        elif verdict.action == "stop" and trial.state == "running":
+            self._end(trial, "stopped", reason=verdict.reason)
+
+    def _waits(self, trial: TrialFacts) -> None:
+        self.waiting.add(trial.number)
+        if not trial.waiting:
+            trial.waiting = True
+            self._record("waiting", trial, 0.0)
+        self.proposals.tell(trial)
+
+    def _go_on(self, number: int) -> Task:
+        trial = self.facts.trials[number]
+        self.waiting.discard(number)
+        trial.waiting = False
+        self.proposals.tell(trial)
+        return Task(number, trial.params)
+
+    def _epoch(self, trial: TrialFacts, result: dict[str, Any]) -> Verdict:
+        """Records an epoch and returns what the trial does now."""
         place = self.order.index(result["fold"]), result["epoch"], result["step"]
         own = result["metrics"].get(self._validated)
         if not math.isfinite(result["value"]) or own is None or not math.isfinite(own):
             self.failed(trial.number, f"{self._validated} is not finite in epoch {result['epoch']}", result["seconds"])
-            return "failed"
+            return Verdict("stop")
         if trial.reports and result["step"] <= trial.reports[-1].step:
             self._charge(trial, result["seconds"])
-            if self.undecided.get(trial.number) != ("reported", result["step"]):
-                return None
-            del self.undecided[trial.number]
-            return self.race.epoch(trial.number, trial.group, *place, own)
+            return GO
         content = {name: result[name] for name in ("fold", "epoch", "step", "value")}
         content["metrics"] = _finite(result["metrics"])
         self._record("reported", trial, result["seconds"], **content)
         trial.reports.append(Report(**content))
+        self.trained_epochs += 1
         self._settle(trial.number, result["step"])
         return self.race.epoch(trial.number, trial.group, *place, own)
 
-    def _fitted(self, trial: TrialFacts, result: dict[str, Any]) -> str | None:
-        """Records a complete fold and returns why the trial is to stop, if it is; after its last fold never."""
+    def _fitted(self, trial: TrialFacts, result: dict[str, Any]) -> Verdict:
+        """Records a complete fold and returns what the trial does now."""
         if result["fold"] in trial.fits:
             self._charge(trial, result["seconds"])
-            if self.undecided.get(trial.number) != ("fitted", result["fold"]):
-                return None
-            del self.undecided[trial.number]
-            return self._raced(trial, result)
+            return GO
         reused = result["reused"] and result["fit"] not in self.trained_ahead
         self._record("fitted", trial, result["seconds"], fold=result["fold"], fit=result["fit"], reused=reused)
         trial.fits[result["fold"]] = result["fit"]
@@ -183,17 +224,14 @@ class Conductor:
             self.tally.fits_reused += 1
         else:
             self.tally.fits_trained += 1
-        return self._raced(trial, result)
-
-    def _raced(self, trial: TrialFacts, result: dict[str, Any]) -> str | None:
         position = self.order.index(result["fold"])
-        reason = self.race.fold(trial.number, trial.group, position, self.evidence(result["fit"]))
-        return reason if position < len(self.order) - 1 else None
+        return self.race.fold(trial.number, trial.group, position, self.evidence(result["fit"]))
 
     def _end(self, trial: TrialFacts, state: Any, seconds: float = 0.0, reason: str = "", **content: Any) -> None:
         self._record(state, trial, seconds, **({"reason": reason} if reason else {}), **content)
-        trial.state, trial.reason = state, reason
+        trial.state, trial.reason, trial.waiting = state, reason, False
         self.running.pop(trial.number, None)
+        self.waiting.discard(trial.number)
         self.tally.trials_ended += 1
         self.race.ended(trial.number, trial.group, state)
         self.proposals.tell(trial)
@@ -201,10 +239,9 @@ class Conductor:
         self._settle(trial.number, self.steps)
         self.on_end()
 
-    def _retell(self, event: dict[str, Any]) -> None:
-        """Tells the race what an earlier launch has seen; its decisions are in the events, and are not taken again.
-
-        But for the last report of a running trial: the launch may have ended before it decided.
+    def _retell(self, event: dict[str, Any], verdicts: dict[int, Verdict]) -> None:
+        """Tells the race what an earlier launch has seen, and keeps what it says of each trial's last report: the launch
+        may have ended before it obeyed.
         """
         trial = self.facts.trials.get(event.get("trial", -1))
         if trial is None or trial.revision != self.facts.revision:
@@ -212,21 +249,22 @@ class Conductor:
         if event["kind"] == "reported":
             position = self.order.index(event["fold"])
             own = event["metrics"][self._validated]
-            self.race.epoch(trial.number, trial.group, position, event["epoch"], event["step"], own)
-            self.undecided[trial.number] = "reported", event["step"]
+            found = self.race.epoch(trial.number, trial.group, position, event["epoch"], event["step"], own)
+            verdicts[trial.number] = found
         elif event["kind"] == "fitted":
             position = self.order.index(event["fold"])
-            self.race.fold(trial.number, trial.group, position, self.evidence(event["fit"]))
-            self.undecided[trial.number] = "fitted", event["fold"]
+            found = self.race.fold(trial.number, trial.group, position, self.evidence(event["fit"]))
+            verdicts[trial.number] = found
         elif event["kind"] in ("finished", "stopped", "failed"):
             self.race.ended(trial.number, trial.group, event["kind"])
 
     def _fold_ahead(self) -> Task | None:
         """Returns the last fold of a running trial that nobody has begun: that of the trial with most folds to go."""
-        waiting = [(trial, fold) for trial in self.running.values() for fold in self._later_folds(trial)[-1:]]
-        if not waiting:
+        active = [trial for number, trial in self.running.items() if number not in self.waiting]
+        later = [(trial, fold) for trial in active for fold in self._later_folds(trial)[-1:]]
+        if not later:
             return None
-        trial, fold = max(waiting, key=lambda pair: (len(self._later_folds(pair[0])), -pair[0].number))
+        trial, fold = max(later, key=lambda pair: (len(self._later_folds(pair[0])), -pair[0].number))
         self.ahead.add((trial.number, fold))
         return Task(trial.number, trial.params, fold)
 
@@ -260,11 +298,18 @@ class Conductor:
             self.settled[number] = step
             self.on_step(step - before)
 
-    def _spent(self) -> bool:
-        """Returns whether the study's budget allows nothing new; each actor's second counts as its share of a GPU."""
+    def _spent(self, reserve: float = 0.0) -> bool:
+        """Returns whether the budget of GPU-hours leaves no more than `reserve`, in seconds of an actor; each counts as
+        the actor's share of a GPU.
+        """
         limit = self.facts.config.budget.gpu_hours
         share = self.facts.config.resources.gpu or 1.0
-        return limit is not None and self.seconds * share >= limit * 3600
+        return limit is not None and (self.seconds + reserve) * share >= limit * 3600
+
+    def _reserve(self) -> float:
+        """Returns the seconds that finalists still need, by what epochs have taken so far."""
+        per_epoch = self.seconds / max(self.trained_epochs, 1)
+        return self.race.missing() * self.steps * per_epoch
 
     def _time_is_up(self) -> bool:
         """Returns whether this launch is to end: trials keep their state and go on with the next launch."""

@@ -84,7 +84,7 @@ def _best(conductor: Conductor) -> str:
 def _trial_name(trial: Any) -> str:
     fold = trial.config.get("fold")
     ahead = "" if fold is None else f"-fold-{fold}"
-    return f"trial-{trial.config['number']:04d}-{signature_of(trial.config['params'])[:8]}{ahead}"
+    return f"trial-{trial.config['number']:04d}-{signature_of(trial.config['params'])[:8]}{ahead}-{trial.trial_id}"
 
 
 class _RaySearcher(Searcher):  # type: ignore[misc]
@@ -99,7 +99,7 @@ class _RaySearcher(Searcher):  # type: ignore[misc]
         """Returns the next trial's configuration; None while something that runs may lead to more."""
         task = self.conductor.next_task()
         if task is None:
-            self.finished = self.conductor.leaving or not self.conductor.running
+            self.finished = self.conductor.leaving or not self.conductor.active
             return str(Searcher.FINISHED) if self.finished else None
         return {"number": task.number, "params": task.params} | ({} if task.fold is None else {"fold": task.fold})
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import warnings
 import zlib
-from dataclasses import dataclass
+from bisect import insort
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from ptune.config import StudyConfig, signature_of
+from ptune.config import StudyConfig
+from ptune.errors import BadInput, ConfigError
 from ptune.replay import StudyFacts, TrialFacts
-from ptune.tune.space import Params, all_points, distributions, groups, paper_point, suggest
+from ptune.tune.space import Params, all_points, distributions, fits_space, groups, start_points, suggest
 
 DUPLICATE_DRAWS = 20
 STARTUP_TRIALS = 4
-STATES = {
-    "finished": TrialState.COMPLETE,
-    "stopped": TrialState.PRUNED,
-    "failed": TrialState.FAIL,
-    "running": TrialState.RUNNING,
-}
+#: What Optuna is shown of a long study, its best trials and its latest: a proposal takes as long as any before it.
+BEST, LATEST = 50, 150
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,28 @@ class Proposal:
     params: Params
 
 
+@dataclass
+class _Group:
+    """What is known of one modality: trials that have ended, best first, and those that have not."""
+
+    share: int = 0
+    exhausted: bool = False
+    best: list[tuple[tuple[float, ...], int, FrozenTrial]] = field(default_factory=list)
+    latest: deque[tuple[int, FrozenTrial]] = field(default_factory=lambda: deque(maxlen=LATEST))
+    open: dict[int, FrozenTrial] = field(default_factory=dict)
+
+    def end(self, number: int, rank: tuple[float, ...], trial: FrozenTrial) -> None:
+        insort(self.best, (rank, number, trial))
+        del self.best[BEST:]
+        self.latest.append((number, trial))
+
+    def shown(self) -> Iterator[FrozenTrial]:
+        known = {number: trial for _, number, trial in self.best} | dict(self.latest) | self.open
+        return (known[number] for number in sorted(known))
+
+
 class Proposals:
-    """Asks Optuna for points, one study per group in turn, never the same point twice.
+    """Asks Optuna for points, one study per group in turn, never for the same stream twice.
 
     Every proposal is drawn by a sampler seeded from the study's seed, the group and the trial's number: the same
     events in the same order give the same proposals.
@@ -42,110 +62,151 @@ class Proposals:
     def __init__(self, config: StudyConfig) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.config = config
-        self.groups = groups(config)
-        self.studies = {group: optuna.create_study(direction="maximize") for group in self.groups}
-        self.asked: dict[int, optuna.Trial] = {}
-        self.share = dict.fromkeys(self.groups, 0)
+        self.groups = {name: _Group() for name in groups(config)}
+        self.starts = {name: start_points(config, name) for name in self.groups}
         self.seen: set[str] = set()
-        self.exhausted: set[str] = set()
-        self.unfinished: list[Proposal] = []
         self.count = 0
         self.next_number = 0
 
-    def restore(self, facts: StudyFacts) -> None:
-        """Takes over the trials of a study so far; those without an end are proposed again first."""
+    def restore(self, facts: StudyFacts, others: Sequence[StudyFacts] = ()) -> None:
+        """Takes over the trials of a study so far.
+
+        Args:
+            others: studies of the same task and objective, to learn from; they take no share of the budget, and their
+                points may be proposed again.
+        """
+        for other in others:
+            for trial in other.trials.values():
+                if trial.group in self.groups and trial.state != "running" and fits_space(self.config, trial.params):
+                    self._learn(trial, -1 - trial.number)
         for trial in sorted(facts.trials.values(), key=lambda trial: trial.number):
-            self.next_number = trial.number + 1
-            if trial.revision != facts.revision:
-                continue
-            self.count += 1
-            self.share[trial.group] += 1
-            self.seen.add(signature_of(trial.params))
-            if trial.state == "running":
-                self._ask_for(trial.number, trial.group, trial.params)
-                self.unfinished.append(Proposal(trial.number, trial.group, trial.params))
-            else:
-                self.studies[trial.group].add_trial(_frozen(self.config, trial))
+            self.next_number = trial.number
+            if trial.revision == facts.revision:
+                self._count(trial.group, trial.params)
+                self.tell(trial)
+            self.next_number += 1
 
     def next(self) -> Proposal | None:
-        """Returns the next trial, or None when the budget or every group's space is used up."""
-        if self.unfinished:
-            return self.unfinished.pop(0)
-        while self.count < self.config.budget.trials and len(self.exhausted) < len(self.groups):
-            group = min(
-                (group for group in self.groups if group not in self.exhausted),
-                key=lambda group: (self.share[group], self.groups.index(group)),
-            )
-            proposal = self._draw(group)
-            if proposal is not None:
-                self.count += 1
-                self.share[group] += 1
-                self.next_number += 1
-                return proposal
-            self.exhausted.add(group)
+        """Returns a new trial, or None when the budget or every group's space is used up."""
+        while self.count < self.config.budget.trials:
+            open_groups = [name for name, group in self.groups.items() if not group.exhausted]
+            if not open_groups:
+                return None
+            name = min(open_groups, key=lambda name: self.groups[name].share)
+            params = self._draw(name)
+            if params is not None:
+                return self._proposed(name, params)
+            self.groups[name].exhausted = True
         return None
 
+    def add(self, params: Params) -> Proposal:
+        """Returns a trial of a point that somebody asks for, whatever the budget of trials.
+
+        Raises:
+            BadInput: the point is not in the space, or was proposed before.
+        """
+        name = str(params.get("modality", next(iter(self.groups))))
+        if not fits_space(self.config, params) or name not in self.groups:
+            raise BadInput("trial", f"{params} is not in the search space", "one value for each searched setting")
+        if self._key(params) in self.seen:
+            raise BadInput("trial", f"{params} was proposed before", "a new point")
+        return self._proposed(name, params)
+
     def tell(self, trial: TrialFacts) -> None:
-        """Reports how a trial ended: finished with its value, stopped early, or failed."""
-        asked = self.asked.pop(trial.number)
-        for report in trial.reports:
-            asked.report(report.value, report.step)
-        value = trial.value if trial.state == "finished" else None
-        self.studies[trial.group].tell(asked, value, state=STATES[trial.state])
+        """Takes how a trial stands: running, waiting, finished with its value, stopped early or failed.
 
-    def _draw(self, group: str) -> Proposal | None:
-        study = self.studies[group]
-        first = self.share[group] == 0 and "paper" in self.config.start_from
-        for attempt in range(DUPLICATE_DRAWS):
-            study.sampler = _sampler(self._seed(group, attempt))
-            if first and attempt == 0:
-                study.enqueue_trial(paper_point(self.config))
-            asked = study.ask()
-            params = suggest(asked, self.config, group)
-            if self._is_new(params):
-                self.asked[self.next_number] = asked
-                return Proposal(self.next_number, group, params)
-            study.tell(asked, state=TrialState.FAIL)
-        rest = [point for point in all_points(self.config, group) or [] if self._is_new(point, peek=True)]
-        if not rest:
-            return None
-        params = rest[self._seed(group, DUPLICATE_DRAWS) % len(rest)]
-        self.seen.add(signature_of(params))
-        self._ask_for(self.next_number, group, params)
-        return Proposal(self.next_number, group, params)
+        A trial that was never proposed, or has ended before, changes nothing.
+        """
+        group = self.groups.get(trial.group)
+        if group is not None and trial.number in group.open:
+            self._learn(trial, trial.number)
 
-    def _is_new(self, params: Params, peek: bool = False) -> bool:
-        key = signature_of(params)
-        new = key not in self.seen
-        if not peek:
-            self.seen.add(key)
-        return new
+    def _learn(self, trial: TrialFacts, number: int) -> None:
+        group = self.groups[trial.group]
+        last = trial.reports[-1] if trial.reports else None
+        reported = {last.step: last.value} if last else {}
+        if trial.state == "finished" and trial.value is not None:
+            group.open.pop(number, None)
+            frozen = self._frozen(trial.params, TrialState.COMPLETE, trial.value)
+            group.end(number, (0.0, -trial.value), frozen)
+        elif trial.state == "stopped":
+            group.open.pop(number, None)
+            rank = (1.0, -last.step, -last.value) if last else (2.0,)
+            group.end(number, rank, self._frozen(trial.params, TrialState.PRUNED, reported=reported))
+        elif trial.state == "failed":
+            group.open.pop(number, None)
+        elif trial.waiting:
+            group.open[number] = self._frozen(trial.params, TrialState.PRUNED, reported=reported)
+        else:
+            group.open[number] = self._frozen(trial.params, TrialState.RUNNING)
 
-    def _ask_for(self, number: int, group: str, params: Params) -> None:
-        """Makes Optuna run a given point."""
-        study = self.studies[group]
-        study.enqueue_trial({name: value for name, value in params.items() if name != "modality"})
-        self.asked[number] = study.ask()
-        suggest(self.asked[number], self.config, group)
-
-    def _seed(self, group: str, attempt: int) -> int:
-        return zlib.crc32(f"{self.config.seed}/{group}/{self.next_number}/{attempt}".encode())
-
-
-def _sampler(seed: int) -> optuna.samplers.BaseSampler:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=STARTUP_TRIALS
+    def _frozen(
+        self, params: Params, state: TrialState, value: float | None = None, reported: dict[int, float] | None = None
+    ) -> FrozenTrial:
+        known = {name: value for name, value in params.items() if name != "modality"}
+        return create_trial(
+            state=state,
+            value=value,
+            params=known,
+            distributions=distributions(self.config, params),
+            intermediate_values=reported,
         )
 
+    def _proposed(self, name: str, params: Params) -> Proposal:
+        proposal = Proposal(self.next_number, name, params)
+        self._count(name, params)
+        self.next_number += 1
+        return proposal
 
-def _frozen(config: StudyConfig, trial: TrialFacts) -> FrozenTrial:
-    params = {name: value for name, value in trial.params.items() if name != "modality"}
-    return create_trial(
-        state=STATES[trial.state],
-        value=trial.value if trial.state == "finished" else None,
-        params=params,
-        distributions=distributions(config, trial.params),
-        intermediate_values={report.step: report.value for report in trial.reports},
-    )
+    def _count(self, name: str, params: Params) -> None:
+        self.count += 1
+        self.groups[name].share += 1
+        self.groups[name].open[self.next_number] = self._frozen(params, TrialState.RUNNING)
+        self.seen.add(self._key(params))
+
+    def _draw(self, name: str) -> Params | None:
+        if self.config.search == "grid":
+            return next((point for point in all_points(self.config, name) or () if self._is_new(point)), None)
+        study = self._study(name)
+        starts = self.starts[name]
+        while starts:
+            study.enqueue_trial(starts.pop(0), skip_if_exists=False)
+            params = suggest(study.ask(), self.config, name)
+            if self._is_new(params):
+                return params
+        for attempt in range(DUPLICATE_DRAWS):
+            study.sampler = self._sampler(self._seed(name, attempt))
+            asked = study.ask()
+            params = suggest(asked, self.config, name)
+            if self._is_new(params):
+                return params
+            study.tell(asked, state=TrialState.FAIL)
+        rest = [point for point in all_points(self.config, name) or () if self._is_new(point)]
+        return rest[self._seed(name, DUPLICATE_DRAWS) % len(rest)] if rest else None
+
+    def _study(self, name: str) -> optuna.Study:
+        study = optuna.create_study(direction="maximize", sampler=self._sampler(self._seed(name, 0)))
+        study.add_trials(self.groups[name].shown())
+        return study
+
+    def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
+        if self.config.search == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.TPESampler(
+                seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=STARTUP_TRIALS
+            )
+
+    def _is_new(self, params: Params) -> bool:
+        """Returns whether the point is a stream that none before was; settings that contradict each other are none."""
+        try:
+            return self._key(params) not in self.seen
+        except ConfigError:
+            return False
+
+    def _key(self, params: Params) -> str:
+        return self.config.stream(params).signature()
+
+    def _seed(self, name: str, attempt: int) -> int:
+        return zlib.crc32(f"{self.config.seed}/{name}/{self.next_number}/{attempt}".encode())

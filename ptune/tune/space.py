@@ -17,6 +17,7 @@ from ptune.config import StreamConfig, StudyConfig
 from ptune.config.study import Dimension, Value
 
 Params = dict[str, Any]
+MOST_POINTS = 100_000
 
 
 def groups(study: StudyConfig) -> tuple[str, ...]:
@@ -60,8 +61,26 @@ def distributions(study: StudyConfig, params: Params) -> dict[str, BaseDistribut
     return {name: distribution(study.space[name]) for name in params if name != "modality"}
 
 
-def paper_point(study: StudyConfig) -> Params:
-    """Returns the paper's settings as far as the space contains them; Optuna draws the rest."""
+def start_points(study: StudyConfig, group: str) -> list[Params]:
+    """Returns the points of `start_from` that belong to a group; Optuna draws what they leave open.
+
+    `paper` is the paper's settings as far as the space contains them.
+    """
+    points = []
+    for start in study.start_from:
+        point = _paper_point(study) if start == "paper" else dict(start)
+        if point.pop("modality", group) == group:
+            points.append(point)
+    return points
+
+
+def fits_space(study: StudyConfig, params: Params) -> bool:
+    """Returns whether a point has a value, within bounds, for each setting whose condition holds, and no other."""
+    needed = {name for name, dimension in _ordered(study.space) if _holds(dimension, params)}
+    return set(params) == needed and all(_contains(study.space[name], params[name]) for name in needed)
+
+
+def _paper_point(study: StudyConfig) -> Params:
     defaults = StreamConfig().model_dump()
     point: Params = {}
     for name, dimension in study.space.items():
@@ -74,7 +93,7 @@ def paper_point(study: StudyConfig) -> Params:
 
 
 def all_points(study: StudyConfig, group: str) -> list[Params] | None:
-    """Returns every point of a finite group, or None when a dimension is continuous."""
+    """Returns every point of a finite group, or None when a dimension is continuous or there are too many to list."""
     points: list[Params] = [{"modality": group}] if "modality" in study.space else [{}]
     for name, dimension in _ordered(study.space):
         if name == "modality":
@@ -91,6 +110,8 @@ def all_points(study: StudyConfig, group: str) -> list[Params] | None:
                 [point | {name: value} for value in values] if _holds(dimension, point) else [point] for point in points
             )
         )
+        if len(points) > MOST_POINTS:
+            return None
     return points
 
 

@@ -20,8 +20,8 @@ from ptune.replay import StudyFacts, read_study, replay
 from ptune.train.device import Acceleration
 from ptune.train.fit import run_fit
 from ptune.tune.conductor import Conductor, Tally
+from ptune.tune.evidence import Evidence, evidence_of
 from ptune.tune.plan import Plan, make_plan, read_inputs
-from ptune.tune.race import Evidence, evidence_of
 from ptune.tune.runner import run_trials
 
 #: Fields of a study that its results cannot outlive.

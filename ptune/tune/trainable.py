@@ -16,8 +16,9 @@ from ptune.extract.store import open_store
 from ptune.ledger import FitRecord, Ledger
 from ptune.metrics import score_rows
 from ptune.train.device import Acceleration
-from ptune.train.fit import Epoch, fit_epochs
+from ptune.train.fit import Epoch, Saving, fit_epochs
 from ptune.tune.plan import Plan
+from ptune.tune.race import rungs_of
 
 Result = dict[str, Any]
 PAYLOAD = "ptune"
@@ -95,8 +96,9 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
 
     def _epochs(self, stream: StreamConfig, fold: int) -> Generator[Epoch, None, FitRecord]:
         spec = self.plan.spec(stream, fold)
-        seconds = self.plan.config.resources.checkpoint_seconds
-        return fit_epochs(spec, self.store, self.ledger, self.acceleration, self.plan.home.weights, seconds)
+        keep = rungs_of(self.plan.config, stream.epochs) if fold == self.plan.order[0] else ()
+        saving = Saving(self.plan.config.resources.checkpoint_seconds, keep)
+        return fit_epochs(spec, self.store, self.ledger, self.acceleration, self.plan.home.weights, saving)
 
     def _guarded(self, results: Generator[Result, None, None]) -> Generator[Result, None, None]:
         """Adds the seconds that each result took, and ends with the reason when the fit cannot go on."""
