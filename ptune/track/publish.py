@@ -85,7 +85,8 @@ class StudyOutcome:
         failures = [trial for trial in self.sweep.facts.trials.values() if trial.state == "failed"]
         lines += [f"failed: trial {trial.number}, {trial.reason}" for trial in failures]
         if self.interrupted:
-            lines.append("Interrupted. Run the same command again to go on.")
+            lines.append(f"Interrupted{f': {problem}' if (problem := self.sweep.problem) else ''}.")
+            lines.append("Run the same command again to go on.")
         lines += [f"Report: {self.report}", f"Next: ptune register {name}"]
         return "\n".join(lines)
 

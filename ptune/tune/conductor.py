@@ -18,6 +18,9 @@ from ptune.tune.race import make_race
 from ptune.tune.rules import GO, Verdict
 from ptune.tune.searcher import Proposal, Proposals
 
+#: A trial whose actor or node dies goes on elsewhere this many times.
+MOST_LOSSES = 3
+
 
 @dataclass
 class Tally:
@@ -63,6 +66,7 @@ class Conductor:
     clock: Callable[[], float] = time.monotonic
     tally: Tally = field(default_factory=Tally)
     leaving: bool = False
+    problem: str = ""
 
     def __post_init__(self) -> None:
         config = self.facts.config
@@ -85,6 +89,7 @@ class Conductor:
         self.best = max((trial.value or 0.0 for trial in self.facts.finished()), default=None)
         self.settled: dict[int, int] = {}
         self.owed: dict[int, float] = {}
+        self.losses: dict[int, int] = {}
         self.ahead: set[tuple[int, int]] = set()
         self.trained_ahead: set[str] = set()
         self.started = self.clock()
@@ -168,6 +173,18 @@ class Conductor:
         trial = self.facts.trials[number]
         if trial.state == "running":
             self._end(trial, "failed", seconds=seconds, reason=reason)
+
+    def lost(self, number: int) -> None:
+        """Takes that the actor of a trial died; another goes on from the last checkpoint, but not without end."""
+        self.losses[number] = self.losses.get(number, 0) + 1
+        if self.losses[number] > MOST_LOSSES:
+            self.failed(number, f"its actor died {MOST_LOSSES + 1} times")
+        elif number in self.running and number not in self.waiting:
+            self.interrupted.append(number)
+
+    def halt(self, problem: str) -> None:
+        """Ends this launch because of something that would make every trial fail; trials keep their state."""
+        self.leaving, self.problem = True, problem
 
     def _proposed(self, proposal: Proposal) -> None:
         self.log.append("proposed", trial=proposal.number, group=proposal.group, params=proposal.params)

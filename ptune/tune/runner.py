@@ -8,17 +8,16 @@ import uuid
 from typing import Any
 
 from ray import tune
+from ray.exceptions import OutOfMemoryError, RayTaskError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from ptune.config import StudyConfig, signature_of
+from ptune.errors import PtuneError
 from ptune.progress import progress
 from ptune.tune.conductor import Conductor
 from ptune.tune.plan import Plan
 from ptune.tune.trainable import INFEASIBLE, TrialRunner, payload
-
-#: A trial whose actor or node dies goes on elsewhere this many times.
-RETRIES = 3
 
 
 def run_trials(conductor: Conductor, plan: Plan) -> bool:
@@ -48,7 +47,6 @@ def run_trials(conductor: Conductor, plan: Plan) -> bool:
                 name=storage.name,
                 storage_path=str(plan.home.ray),
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=RETRIES),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
@@ -134,12 +132,19 @@ class _RayScheduler(FIFOScheduler):  # type: ignore[misc]
             self.conductor.ended(trial.config["number"], payload(result))
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Records a trial that Ray gave up; one fold ahead of a trial is no loss."""
+        """Tells the conductor why an actor is gone; one that ran a fold ahead is no loss."""
         if "fold" in trial.config:
             return
-        last_line = str(trial.get_error() or "no trace").strip().splitlines()[-1]
-        memory = f"{INFEASIBLE}: " if "OutOfMemory" in last_line else ""
-        self.conductor.failed(trial.config["number"], f"{memory}its worker failed: {last_line}")
+        number, error = trial.config["number"], trial.get_pickled_error()
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, OSError | PtuneError):
+            self.conductor.halt(str(cause))
+        elif isinstance(error, OutOfMemoryError):
+            self.conductor.failed(number, f"{INFEASIBLE}: more memory than its node has")
+        elif isinstance(error, RayTaskError):
+            self.conductor.failed(number, f"{type(cause or error).__name__}: {cause or error}".splitlines()[0])
+        else:
+            self.conductor.lost(number)
 
     def debug_string(self) -> str:
         """Returns one line for Ray's own logs."""

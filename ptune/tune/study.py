@@ -30,13 +30,14 @@ FIXED_FOR_LIFE = ("task", "objective", "folds", "grouping", "extraction")
 
 @dataclass(frozen=True)
 class SweepReport:
-    """What one launch of a study did and where it stands."""
+    """What one launch of a study did and where it stands; `problem` is what ended it before its time."""
 
     facts: StudyFacts
     plan: Plan
     extraction: ExtractReport
     tally: Tally
     interrupted: bool
+    problem: str = ""
 
 
 def sweep(
@@ -68,7 +69,7 @@ def sweep(
             facts, ledger.study(config.study), plan.order, epochs, lambda fit: _evidence(ledger, fit), on_end=on_end
         )
         complete = not _trials_left(config, past) or run_trials(conductor, plan)
-    return SweepReport(facts, plan, extraction, conductor.tally, not complete)
+    return SweepReport(facts, plan, extraction, conductor.tally, not complete, conductor.problem)
 
 
 def _evidence(ledger: Ledger, fit: str) -> Evidence:

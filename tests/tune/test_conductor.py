@@ -273,3 +273,23 @@ def test_after_its_hours_a_launch_ends_and_the_next_one_goes_on(tmp_path):
     assert conductor.next_task() is None
     assert read_study(Ledger(tmp_path), "hand").trials[0].state == "running"
     assert opened(config, tmp_path).next_task() == task
+
+
+def test_a_trial_whose_actor_dies_goes_on_elsewhere_but_not_for_ever(tmp_path):
+    conductor = opened(study(stopping="none"), tmp_path)
+    task = conductor.next_task()
+    for _ in range(3):
+        conductor.lost(task.number)
+        assert conductor.next_task() == task
+    conductor.lost(task.number)
+    assert conductor.facts.trials[0].reason == "its actor died 4 times"
+    assert conductor.next_task().number == 1
+
+
+def test_what_would_make_every_trial_fail_ends_the_launch_and_no_trial(tmp_path):
+    conductor = opened(study(), tmp_path)
+    task = conductor.next_task()
+    conductor.halt("ledger: no space left on device")
+    assert conductor.next_task() is None
+    assert not conductor.reported(task.number, epoch(1, 0.5))
+    assert read_study(Ledger(tmp_path), "hand").trials[0].state == "running"
