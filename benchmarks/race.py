@@ -25,7 +25,7 @@ import optuna
 from ptune.config import StudyConfig
 from ptune.metrics import score
 from ptune.replay import StudyFacts, TrialFacts
-from ptune.tune.conductor import Conductor, Task
+from ptune.tune.conductor import Conductor
 from ptune.tune.evidence import Evidence, evidence_of
 from ptune.tune.race import FoldRace
 from ptune.tune.rules import GO, Asha, Median, Never, Race, Verdict

@@ -257,8 +257,9 @@ class Conductor:
         self.on_end()
 
     def _retell(self, event: dict[str, Any], verdicts: dict[int, Verdict]) -> None:
-        """Tells the race what an earlier launch has seen, and keeps what it says of each trial's last report: the launch
-        may have ended before it obeyed.
+        """Tells the race what an earlier launch has seen, and keeps what it says of each trial's last report.
+
+        That launch may have ended before it obeyed.
         """
         trial = self.facts.trials.get(event.get("trial", -1))
         if trial is None or trial.revision != self.facts.revision:
