@@ -46,7 +46,7 @@ class Conductor:
     """Runs a study on behalf of a scheduler that starts and stops trials.
 
     Args:
-        facts: the study so far; kept up to date. Trials that have ended keep no reports.
+        facts: the study so far; kept up to date, but for reports: of trials that wait the last, of ended ones none.
         log: where events go.
         order: folds in the order in which every trial runs them.
         epochs: of one fold.
@@ -203,6 +203,7 @@ class Conductor:
             trial.waiting = True
             self._record("waiting", trial, 0.0)
         self.proposals.tell(trial)
+        del trial.reports[:-1]
 
     def _go_on(self, number: int) -> Task:
         trial = self.facts.trials[number]

@@ -20,7 +20,7 @@ from ptune.tune.space import Params, all_points, distributions, fits_space, grou
 DUPLICATE_DRAWS = 20
 STARTUP_TRIALS = 4
 #: What Optuna is shown of a long study, its best trials and its latest: a proposal takes as long as any before it.
-BEST, LATEST = 50, 150
+BEST, LATEST = 40, 80
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Proposal:
 
 @dataclass
 class _Group:
-    """What is known of one modality: trials that have ended, best first, and those that have not."""
+    """What is known of one modality: trials that run, and the best and the latest of those that ended or wait."""
 
     share: int = 0
     exhausted: bool = False
@@ -42,12 +42,16 @@ class _Group:
     latest: deque[tuple[int, FrozenTrial]] = field(default_factory=lambda: deque(maxlen=LATEST))
     open: dict[int, FrozenTrial] = field(default_factory=dict)
 
-    def end(self, number: int, rank: tuple[float, ...], trial: FrozenTrial) -> None:
+    def rest(self, number: int, rank: tuple[float, ...], trial: FrozenTrial) -> None:
+        """Takes a trial that does not run now; the lower its rank, the better."""
+        self.open.pop(number, None)
+        self.best = [entry for entry in self.best if entry[1] != number]
         insort(self.best, (rank, number, trial))
         del self.best[BEST:]
         self.latest.append((number, trial))
 
     def shown(self) -> Iterator[FrozenTrial]:
+        """Returns what Optuna is shown, in the order of numbers; of what is known of a trial, the latest."""
         known = {number: trial for _, number, trial in self.best} | dict(self.latest) | self.open
         return (known[number] for number in sorted(known))
 
@@ -80,11 +84,10 @@ class Proposals:
                 if trial.group in self.groups and trial.state != "running" and fits_space(self.config, trial.params):
                     self._learn(trial, -1 - trial.number)
         for trial in sorted(facts.trials.values(), key=lambda trial: trial.number):
-            self.next_number = trial.number
+            self.next_number = trial.number + 1
             if trial.revision == facts.revision:
                 self._count(trial.group, trial.params)
                 self.tell(trial)
-            self.next_number += 1
 
     def next(self) -> Proposal | None:
         """Returns a new trial, or None when the budget or every group's space is used up."""
@@ -115,10 +118,9 @@ class Proposals:
     def tell(self, trial: TrialFacts) -> None:
         """Takes how a trial stands: running, waiting, finished with its value, stopped early or failed.
 
-        A trial that was never proposed, or has ended before, changes nothing.
+        A trial that was never proposed changes nothing.
         """
-        group = self.groups.get(trial.group)
-        if group is not None and trial.number in group.open:
+        if trial.group in self.groups and 0 <= trial.number < self.next_number:
             self._learn(trial, trial.number)
 
     def _learn(self, trial: TrialFacts, number: int) -> None:
@@ -126,17 +128,12 @@ class Proposals:
         last = trial.reports[-1] if trial.reports else None
         reported = {last.step: last.value} if last else {}
         if trial.state == "finished" and trial.value is not None:
-            group.open.pop(number, None)
-            frozen = self._frozen(trial.params, TrialState.COMPLETE, trial.value)
-            group.end(number, (0.0, -trial.value), frozen)
-        elif trial.state == "stopped":
-            group.open.pop(number, None)
+            group.rest(number, (0.0, -trial.value), self._frozen(trial.params, TrialState.COMPLETE, trial.value))
+        elif trial.state == "stopped" or trial.waiting:
             rank = (1.0, -last.step, -last.value) if last else (2.0,)
-            group.end(number, rank, self._frozen(trial.params, TrialState.PRUNED, reported=reported))
+            group.rest(number, rank, self._frozen(trial.params, TrialState.PRUNED, reported=reported))
         elif trial.state == "failed":
             group.open.pop(number, None)
-        elif trial.waiting:
-            group.open[number] = self._frozen(trial.params, TrialState.PRUNED, reported=reported)
         else:
             group.open[number] = self._frozen(trial.params, TrialState.RUNNING)
 
@@ -154,6 +151,7 @@ class Proposals:
 
     def _proposed(self, name: str, params: Params) -> Proposal:
         proposal = Proposal(self.next_number, name, params)
+        self.groups[name].open[proposal.number] = self._frozen(params, TrialState.RUNNING)
         self._count(name, params)
         self.next_number += 1
         return proposal
@@ -161,7 +159,6 @@ class Proposals:
     def _count(self, name: str, params: Params) -> None:
         self.count += 1
         self.groups[name].share += 1
-        self.groups[name].open[self.next_number] = self._frozen(params, TrialState.RUNNING)
         self.seen.add(self._key(params))
 
     def _draw(self, name: str) -> Params | None:
