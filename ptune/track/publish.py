@@ -145,7 +145,8 @@ def register_study(home: Home, name: str, workers: int | None = None) -> tuple[M
     version = Registry(home).register(name, projector.parent_run_id(), bundle, records, evidence)
     log = ledger.study(name)
     if not any(event.get("version") == version.version for event in facts.decided):
-        log.append("decided", **fusion.decision() | {"what": "registered", "version": version.version})
+        fits = [record.signature for record in records]
+        log.append("decided", **fusion.decision() | {"what": "registered", "version": version.version, "fits": fits})
     return version, fusion
 
 

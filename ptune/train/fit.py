@@ -60,7 +60,7 @@ def fit_epochs(
     if found is not None:
         yield from _replayed(found.history)
         return found
-    training = _Training(spec, store, acceleration, weights, ledger.fit_folder(spec.signature()))
+    training = _Training(spec, store, acceleration, weights, ledger)
     yield from _replayed(training.progress.history)
     while training.progress.epoch < spec.stream.epochs:
         yield training.epoch()
@@ -72,7 +72,7 @@ def fit_epochs(
         to_safetensors({name: value.cpu().contiguous() for name, value in training.scorer.state_dict().items()}),
         training.facts(),
     )
-    checkpoint.discard(record.folder)
+    ledger.discard_checkpoint(record.signature)
     return record
 
 
@@ -98,9 +98,9 @@ class _Training:
     """Model, optimizer and progress of one unfinished fit."""
 
     def __init__(
-        self, spec: FitSpec, store: FeatureStore, acceleration: Acceleration, weights: Path | None, folder: Path
+        self, spec: FitSpec, store: FeatureStore, acceleration: Acceleration, weights: Path | None, ledger: Ledger
     ) -> None:
-        self.spec, self.store, self.acceleration, self.folder = spec, store, acceleration, folder
+        self.spec, self.store, self.acceleration, self.ledger = spec, store, acceleration, ledger
         torch.manual_seed(spec.seed)
         self.scorer: Scorer = build_scorer(spec.stream, len(spec.classes))
         if spec.stream.init == "kinetics":
@@ -114,7 +114,7 @@ class _Training:
             lr=spec.stream.learning_rate,
             fused=acceleration.device.type == "cuda",
         )
-        found = checkpoint.load(folder, self.scorer, self.optimizer)
+        found = checkpoint.load(ledger, spec.signature(), self.scorer, self.optimizer)
         self.progress = found or checkpoint.Progress(0, 0, 0.0, [], 0.0)
         self.saved = time.monotonic()
 
@@ -165,7 +165,7 @@ class _Training:
     def save(self, step: Step) -> None:
         """Writes a checkpoint after this step, unless the fit went wrong."""
         self._settle(step)
-        checkpoint.save(self.folder, self.scorer, self.optimizer, self.progress)
+        checkpoint.save(self.ledger, self.spec, self.scorer, self.optimizer, self.progress)
         self.saved = time.monotonic()
 
     def _settle(self, step: Step) -> None:

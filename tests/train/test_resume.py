@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from ptune.errors import FitFailed
 from ptune.ledger import Ledger
-from ptune.train import checkpoint, fit
+from ptune.train import fit
 from ptune.train.device import Acceleration
 from ptune.train.fit import run_fit
 from tests.example_features import example_spec, example_videos, write_features
@@ -109,7 +109,8 @@ def test_a_loss_that_is_not_a_number_ends_the_fit_and_keeps_the_last_good_checkp
     with pytest.raises(FitFailed, match=r"epoch 1, batch 3: loss is nan on videos 0{8}"):
         run_fit(spec, store, ledger, READ_AHEAD)
     assert ledger.find_fit(spec.signature()) is None
-    kept = load_file(ledger.fit_folder(spec.signature()) / checkpoint.NAME)
+    with ledger.checkpoint(spec.signature()) as path:
+        kept = load_file(path)
     assert all(value.isfinite().all() for value in kept.values())
     assert {int(value) for name, value in kept.items() if name.endswith(".step")} == {2}
 
@@ -130,4 +131,5 @@ def test_weights_that_are_not_finite_are_never_stored(store, spec, tmp_path, mon
     ledger = Ledger(tmp_path)
     with pytest.raises(FitFailed, match=r"epoch 1, batch 1: weights are not finite after videos"):
         run_fit(spec, store, ledger, CPU)
-    assert not (ledger.fit_folder(spec.signature()) / checkpoint.NAME).exists()
+    with ledger.checkpoint(spec.signature()) as left:
+        assert left is None
