@@ -44,8 +44,11 @@ class Ledger:
     def __init__(self, place: str | Path) -> None:
         self.store = store_at(place)
 
-    def find_fit(self, signature: str) -> FitRecord | None:
+    def find_fit(self, signature: str, verify: bool = True) -> FitRecord | None:
         """Returns the finished fit, or None when there is none yet; its files are verified once per process.
+
+        Args:
+            verify: false where only its completion record is of interest.
 
         Raises:
             LedgerError: the fit claims to be complete and its files differ from its checksums.
@@ -56,7 +59,7 @@ class Ledger:
             return None
         record = FitRecord(signature, self.store, parse_complete(content, signature))
         seen = (self.store.identity, sha256(signature.encode() + content).hexdigest())
-        if seen not in _verified:
+        if verify and seen not in _verified:
             record.verify()
             _verified.add(seen)
         return record

@@ -203,7 +203,7 @@ class _ObjectLines:
 
     def append(self, line: bytes, fence: int) -> None:
         if self.next is None:
-            packs, loose = self._listed()
+            packs, loose, _ = self._listed()
             self.next = 1 + max([last for _, last in packs] + list(loose), default=0)
             self.loose = len(loose)
         self.store.put(f"{self.name}/{self.next:08d}-{fence:06d}", line + b"\n")
@@ -213,7 +213,7 @@ class _ObjectLines:
 
     def read(self) -> list[Line]:
         for _ in range(5):
-            packs, loose = self._listed()
+            packs, loose, _ = self._listed()
             names = [_pack_name(*pack) for pack in packs] + list(loose.values())
             with ThreadPoolExecutor(READERS) as pool:
                 found = list(pool.map(self.store.read, [f"{self.name}/{name}" for name in names]))
@@ -235,25 +235,27 @@ class _ObjectLines:
                 raise LedgerError(f"ledger, {self.name}", f"line {expected} is missing", "lines without gaps")
         return [Line(f"line {number}", lines[number]) for number in sorted(lines)]
 
-    def _listed(self) -> tuple[list[tuple[int, int]], dict[int, str]]:
-        """Returns the packs as (first, last), and the name of the winner of every line that is in none."""
-        packs, loose = [], {}
+    def _listed(self) -> tuple[list[tuple[int, int]], dict[int, str], list[str]]:
+        """Returns the packs as (first, last), the name of each line that is in none, and what these two overrule."""
+        packs, loose, names = [], {}, []
         for entry in self.store.entries(self.name):
             match = re.fullmatch(r"(\d{8})-(?:(\d{6})|(\d{8})\.pack)", entry.name.rpartition("/")[2])
             if match and match[3]:
                 packs.append((int(match[1]), int(match[3])))
             elif match:
                 loose[int(match[1])] = match[0]
+                names.append(match[0])
         packed = {number for first, last in packs for number in range(first, last + 1)}
-        return packs, {number: name for number, name in loose.items() if number not in packed}
+        loose = {number: name for number, name in loose.items() if number not in packed}
+        return packs, loose, sorted(set(names) - set(loose.values()))
 
     def _pack(self) -> None:
         lines = self.read()
-        _, loose = self._listed()
+        _, loose, overruled = self._listed()
         first, last = min(loose), max(loose)
         content = b"\n".join(line.text for line in lines[first - 1 : last]) + b"\n"
         self.store.put(f"{self.name}/{_pack_name(first, last)}", content)
-        for name in loose.values():
+        for name in (*overruled, *loose.values()):
             self.store.delete(f"{self.name}/{name}")
         self.loose = 0
 
