@@ -152,8 +152,11 @@ def write_bytes(path: Path, content: bytes) -> None:
     write_atomic(path, lambda temporary: write_new(temporary, content))
 
 
-def write_new(path: Path, content: bytes) -> None:
+def write_new(path: Path, content: bytes, sync: bool = False) -> None:
     """Makes a file that was not there.
+
+    Args:
+        sync: make its bytes durable, though not its name.
 
     Raises:
         FileExistsError: it was.
@@ -161,6 +164,11 @@ def write_new(path: Path, content: bytes) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         write_all(descriptor, content)
+        if sync:
+            os.fsync(descriptor)
+    except OSError:
+        path.unlink()
+        raise
     finally:
         os.close(descriptor)
 

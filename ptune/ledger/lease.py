@@ -23,6 +23,8 @@ from ptune.errors import LeaseLost, StorageError
 from ptune.ledger.store import Entry, Store
 
 STALE_SECONDS = 60.0
+#: Tokens of what this process holds or is about to: after an interruption it need not wait for itself.
+_own: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Lease:
         """
         if self.held and self._is_followed():
             self._lost = True
+            _own.discard(self._record["token"])
         if not self.held or not self.store.touch(_name(self.folder, self.number)):
             raise LeaseLost(
                 f"ledger, {self.folder}",
@@ -92,9 +95,15 @@ class Lease:
         if not self.held:
             return
         self._ended.set()
+        _own.discard(self._record["token"])
         if not self._is_followed():
+            name = _name(self.folder, self.number)
             content = json.dumps(self._record | {"released": True}).encode()
-            self.store.put(_name(self.folder, self.number), content, durable=False)
+            try:
+                self.store.put(name, content, durable=False)
+            except StorageError:
+                # A full disk: to remove a file needs no space.
+                self.store.delete(name)
 
     def __enter__(self) -> Self:
         return self
@@ -131,11 +140,16 @@ def acquire(store: Store, folder: str, stale_seconds: float = STALE_SECONDS) -> 
                 return _holder(record)
         number = _number(entries[-1]) + 1 if entries else 1
         record = _own_record(stale_seconds)
-        if store.create(_name(folder, number), json.dumps(record).encode()):
-            lease = Lease(store, folder, number, record)
-            for entry in entries:
-                store.delete(entry.name)
-            return lease
+        _own.add(record["token"])
+        try:
+            if store.create(_name(folder, number), json.dumps(record).encode()):
+                for entry in entries:
+                    store.delete(entry.name)
+                return Lease(store, folder, number, record)
+        except BaseException:
+            _own.discard(record["token"])
+            raise
+        _own.discard(record["token"])
         time.sleep(random.uniform(0, 0.05 * 2**attempt))
     return holder_of(store, folder) or Holder("another machine", 0, "now", stale_seconds)
 
@@ -196,8 +210,11 @@ def _lives(store: Store, entry: Entry, record: dict[str, Any]) -> bool:
     if record.get("released"):
         return False
     machine = record.get("machine")
-    if machine and machine == _machine() and _started(int(record["pid"])) != record["started"]:
-        return False
+    if machine and machine == _machine():
+        if record["pid"] == os.getpid() and record["token"] not in _own:
+            return False
+        if _started(int(record["pid"])) != record["started"]:
+            return False
     return store.now() - entry.modified <= float(record.get("stale_seconds", STALE_SECONDS))
 
 

@@ -5,6 +5,7 @@ Needs of a shared file system that a file made exclusively is made once and that
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from ptune.ledger.store import Entry, Line, Lines, storing
 
 TORN = b"#torn"
 PART = ".part"
+#: What file systems answer that know no second names.
+NO_LINKS = {errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 class LocalStore:
@@ -34,20 +37,29 @@ class LocalStore:
                 return
             temporary = _neighbour(path)
             try:
-                write_new(temporary, content)
+                write_new(temporary, content, sync=True)
                 os.replace(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
 
     def create(self, name: str, content: bytes) -> bool:
-        """Makes a file exclusively."""
+        """Gives a filled temporary neighbour a second name, which must be new: exclusive, and never half there."""
         path = self.root / name
+        temporary = _neighbour(path)
         with storing(name):
             make_folder(path.parent)
             try:
-                write_new(path, content)
+                write_new(temporary, content, sync=True)
+                os.link(temporary, path)
             except FileExistsError:
-                return False
+                # A server that answers twice says so of its own first success.
+                return temporary.stat().st_nlink == 2
+            except OSError as error:
+                if error.errno not in NO_LINKS:
+                    raise
+                return _made(path, content)
+            finally:
+                temporary.unlink(missing_ok=True)
         return True
 
     def touch(self, name: str) -> bool:
@@ -169,6 +181,14 @@ class _FileLines:
                 return []
         found = [Line(f"line {number}", text, not text.endswith(TORN)) for number, text in enumerate(lines, 1)]
         return found + ([Line(f"line {len(lines) + 1}", rest, False)] if rest else [])
+
+
+def _made(path: Path, content: bytes) -> bool:
+    try:
+        write_new(path, content)
+    except FileExistsError:
+        return False
+    return True
 
 
 def _neighbour(path: Path) -> Path:

@@ -61,7 +61,7 @@ class Store(Protocol):
         """Makes `name` hold `content`; when it returns, a loss of power leaves it there.
 
         Args:
-            durable: false for what a loss of power may take away.
+            durable: false for what a loss of power may undo, as a whole.
         """
 
     def create(self, name: str, content: bytes) -> bool:
