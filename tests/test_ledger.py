@@ -71,6 +71,27 @@ def test_a_fit_that_is_there_stays_as_it_is(place):
     assert Ledger(place).find_fit(SPEC.signature()).weights.read_bytes() == b"first"
 
 
+@pytest.mark.parametrize("moment", range(5), ids=lambda moment: f"before write {moment + 1} of 5")
+def test_two_workers_that_finish_the_same_fit_at_once_leave_that_of_one_whole(tmp_path, monkeypatch, moment):
+    """The second worker stores all of its fit before one of the first worker's writes."""
+    put, writes = LocalStore.put, []
+
+    def interrupted(self, name, content, durable=True):
+        if name.startswith("fits"):
+            writes.append(name)
+            if len(writes) == moment + 1:
+                monkeypatch.setattr(LocalStore, "put", put)
+                Ledger(tmp_path).add_fit(SPEC, [{"loss": 2.0}], predictions_table(ROWS), b"second", {"seconds": 1.0})
+                monkeypatch.setattr(LocalStore, "put", interrupted)
+        put(self, name, content, durable)
+
+    monkeypatch.setattr(LocalStore, "put", interrupted)
+    Ledger(tmp_path).add_fit(SPEC, [{"loss": 1.0}], predictions_table(ROWS), b"first", {"seconds": 1.0})
+    found = as_seen_first(tmp_path, SPEC.signature())
+    found.verify(deep=True)
+    assert found.weights.read_bytes() == (b"first" if found.history == [{"loss": 1.0}] else b"second")
+
+
 def test_a_changed_byte_is_noticed_and_named(place):
     stored = add(place)
     damage(place, stored.name(WEIGHTS), b"WEIGHTS")
@@ -78,13 +99,13 @@ def test_a_changed_byte_is_noticed_and_named(place):
         stored.verify(deep=True)
     # An object store compares sizes first, and bytes when it fetches them.
     with pytest.raises(LedgerError, match="differs from its checksum"):
-        assert_fresh(place, stored.signature).weights.read_bytes()
+        as_seen_first(place, stored.signature).weights.read_bytes()
     damage(place, stored.name(WEIGHTS), b"shorter")
     with pytest.raises(LedgerError, match="differs from its checksum"):
-        assert_fresh(place, stored.signature).weights.read_bytes()
+        as_seen_first(place, stored.signature).weights.read_bytes()
 
 
-def assert_fresh(place, signature, monkeypatch=None):
+def as_seen_first(place, signature):
     """Looks for a fit as a process does that has not seen it before."""
     from ptune.ledger import ledger
 
@@ -104,7 +125,7 @@ def test_asking_again_reads_the_completion_record_alone(tmp_path, monkeypatch):
         assert Ledger(tmp_path).find_fit(stored.signature) is not None
     assert {name.rpartition("/")[2] for name in read} <= {"complete.json", "ledger.json"}
     assert hashed == []
-    assert_fresh(tmp_path, stored.signature)
+    as_seen_first(tmp_path, stored.signature)
     assert len(hashed) == 4
 
 

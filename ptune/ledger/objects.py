@@ -90,8 +90,8 @@ class ObjectStore:
         """Fetches the object."""
         with storing(name):
             try:
-                with self.files.open_input_stream(self._path(name)) as stream:
-                    return bytes(stream.read())
+                with self.files.open_input_file(self._path(name)) as found:
+                    return bytes(found.read_at(found.size(), 0))
             except FileNotFoundError:
                 return None
 
@@ -129,11 +129,7 @@ class ObjectStore:
             return False
         if not deep:
             return True
-        with storing(name), self.files.open_input_stream(self._path(name)) as stream:
-            digest = hashlib.sha256()
-            while block := stream.read(1 << 20):
-                digest.update(block)
-        return digest.hexdigest() == sha256
+        return hashlib.sha256(self.read(name) or b"").hexdigest() == sha256
 
     def file(self, name: str, sha256: str) -> Path:
         """Returns the cached copy, fetched where it is missing or damaged.

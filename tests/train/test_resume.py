@@ -15,6 +15,7 @@ from ptune.train import fit
 from ptune.train.device import Acceleration
 from ptune.train.fit import run_fit
 from tests.example_features import example_spec, example_videos, write_features
+from tests.example_places import below, s3_server
 
 CPU = Acceleration.best("cpu")
 READ_AHEAD = replace(CPU, prefetch=True)
@@ -92,6 +93,19 @@ def test_a_fit_interrupted_while_it_validates_ends_with_the_same_bytes(store, sp
         with pytest.raises(Interrupted):
             run_fit(spec, store, ledger, CPU)
     assert_same(run_fit(spec, store, ledger, CPU), whole)
+
+
+def test_a_fit_whose_node_is_lost_goes_on_from_the_object_store(store, spec, whole, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with s3_server() as bucket:
+        place = below(bucket)
+        with monkeypatch.context() as patch:
+            interrupt(patch, "focal_loss", after=9)
+            with pytest.raises(Interrupted):
+                run_fit(spec, store, Ledger(place), CPU)
+        with Ledger(place).checkpoint(spec.signature()) as path:
+            assert all(value > 0 for name, value in load_file(path).items() if name.endswith(".step"))
+        assert_same(run_fit(spec, store, Ledger(place), CPU), whole)
 
 
 def test_a_loss_that_is_not_a_number_ends_the_fit_and_keeps_the_last_good_checkpoint(
