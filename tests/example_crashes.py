@@ -70,7 +70,12 @@ def features(root: Path) -> FeatureStore:
     return open_store(root / "features", EXTRACTION)
 
 
-def sequence(root: Path, done: Callable[[str], object] = lambda what: None, with_features: bool = True) -> None:
+def ledger_of(root: Path | str) -> Path | str:
+    """Returns where the ledger lies in a folder; in an object store, everywhere."""
+    return root / "ledger" if isinstance(root, Path) else root
+
+
+def sequence(root: Path | str, done: Callable[[str], object] = lambda what: None, with_features: bool = True) -> None:
     """Does what is not there yet of a study with one fit, as a sweep that goes on does.
 
     Args:
@@ -80,7 +85,7 @@ def sequence(root: Path, done: Callable[[str], object] = lambda what: None, with
         frames = np.zeros((4, EXTRACTION.height, EXTRACTION.width, 3), np.uint8)
         features(root).write(VIDEOS[0].video_id, frames, np.ones((3, *frames.shape[1:3], 2), np.int16), 25.0)
     done("features")
-    ledger = Ledger(root / "ledger")
+    ledger = Ledger(ledger_of(root))
     log = ledger.study("hand")
     with log.lease():
         known = log.events()

@@ -15,6 +15,7 @@ import pytest
 
 from ptune.errors import StorageError
 from ptune.ledger import Ledger
+from ptune.ledger.objects import ObjectStore
 from ptune.upkeep.check import check
 from tests.example_crashes import (
     CHECKPOINTS,
@@ -25,8 +26,10 @@ from tests.example_crashes import (
     Died,
     failing_at,
     features,
+    ledger_of,
     sequence,
 )
+from tests.example_places import below, s3_server
 from tests.example_power_loss import recording
 
 
@@ -43,9 +46,9 @@ def as_new(monkeypatch):
     return forget
 
 
-def assert_before_or_after(root: Path, acknowledged: set[str]) -> None:
+def assert_before_or_after(root: Path | str, acknowledged: set[str]) -> None:
     """Everything is as it was before or after some step of the sequence, and after all that was acknowledged."""
-    ledger = Ledger(root / "ledger")
+    ledger = Ledger(ledger_of(root))
     events = ledger.study("hand").events()
     assert events == list(EVENTS[: len(events)])
     assert {f"event {number}" for number in range(len(events))} >= {what for what in acknowledged if "event" in what}
@@ -61,22 +64,21 @@ def assert_before_or_after(root: Path, acknowledged: set[str]) -> None:
         assert found is not None or "checkpoint 0" not in acknowledged
         assert found == CHECKPOINTS[1] or "checkpoint 1" not in acknowledged
     assert check(ledger).problems == []
-    store = features(root)
-    if store.has(VIDEOS[0].video_id):
-        assert store.read(VIDEOS[0].video_id, "flow", 0, 3).min() == 1
+    if isinstance(root, Path) and features(root).has(VIDEOS[0].video_id):
+        assert features(root).read(VIDEOS[0].video_id, "flow", 0, 3).min() == 1
 
 
-def assert_goes_on(root: Path, with_features: bool = True) -> None:
+def assert_goes_on(root: Path | str, with_features: bool = True) -> None:
     """The sequence, run again, ends as one that nothing disturbed."""
     sequence(root, with_features=with_features)
-    ledger = Ledger(root / "ledger")
+    ledger = Ledger(ledger_of(root))
     assert ledger.study("hand").events() == list(EVENTS)
     assert ledger.find_fit(SIGNATURE).weights.read_bytes() == WEIGHTS
     with ledger.checkpoint(SIGNATURE) as path:
         assert path is None
     health = check(ledger)
     assert (health.fits, health.problems) == (1, [])
-    assert features(root).has(VIDEOS[0].video_id) or not with_features
+    assert not with_features or features(root).has(VIDEOS[0].video_id)
 
 
 @pytest.mark.parametrize("how", ["before", "torn"])
@@ -196,3 +198,39 @@ def test_an_interruption_at_any_write_lets_the_next_run_begin_at_once(tmp_path, 
         assert count[0] >= number
         assert_goes_on(tmp_path / str(number), with_features=False)
     assert number > 80
+
+
+def test_a_process_that_dies_at_any_request_to_an_object_store_leaves_before_or_after_and_goes_on(
+    tmp_path, as_new, monkeypatch
+):
+    """Dead is dead: after the request at which it ends, the process makes no other."""
+    monkeypatch.setattr("ptune.ledger.objects.CANDIDATE_SECONDS", -1.0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    count = 0
+
+    def dying(original, number):
+        def wrapped(*arguments, **options):
+            nonlocal count
+            count += 1
+            if count >= number:
+                raise Died
+            return original(*arguments, **options)
+
+        return wrapped
+
+    with s3_server() as bucket:
+        for number in range(1, 100):
+            as_new()
+            count, place, acknowledged = 0, below(bucket), set()
+            with monkeypatch.context() as patch:
+                for name in ("put", "delete"):
+                    patch.setattr(ObjectStore, name, dying(getattr(ObjectStore, name), number))
+                try:
+                    sequence(place, acknowledged.add, with_features=False)
+                except Died:
+                    pass
+                else:
+                    break
+            assert_before_or_after(place, acknowledged)
+            assert_goes_on(place, with_features=False)
+    assert number > 20

@@ -259,6 +259,8 @@ def test_a_ledger_may_lie_where_the_user_says(tmp_path, monkeypatch):
     assert Ledger(tmp_path / "by uri").find_fit(SPEC.signature()) is not None
     with pytest.raises(HomeError, match=r"cannot lie at ftp://.*s3://bucket/prefix"):
         Ledger("ftp://host/ledger")
+    with pytest.raises(HomeError, match="its URI cannot be used"):
+        Ledger("s3://bucket/ptune?nonsense=1")
 
 
 def test_atomic_write_leaves_the_old_file_when_writing_fails(tmp_path):

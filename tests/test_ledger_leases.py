@@ -11,9 +11,10 @@ import time
 
 import pytest
 
-from ptune.errors import LeaseLost, StudyBusy
+from ptune.errors import LeaseLost, StorageError, StudyBusy
 from ptune.ledger import Ledger, lease
 from ptune.ledger.lease import Holder, acquire
+from ptune.ledger.local import LocalStore
 from tests.example_places import folder_or_prefix, s3_server
 from tests.test_ledger import ROWS, SPEC, add
 
@@ -172,6 +173,29 @@ def test_a_candidate_that_its_process_left_behind_is_in_nobodys_way(bucket, tmp_
     assert not store.create("claim/00000001.json", b"{}")
     monkeypatch.setattr("ptune.ledger.objects.CANDIDATE_SECONDS", -1.0)
     assert store.create("claim/00000001.json", b"{}")
+
+
+def test_who_may_only_read_sees_who_holds_it(tmp_path, monkeypatch):
+    def refuses(self):
+        raise StorageError("ledger, its folder", "may not be read or written by this user")
+
+    log = Ledger(tmp_path).study("hand")
+    with log.lease():
+        monkeypatch.setattr(LocalStore, "now", refuses)
+        assert log.holder().pid == os.getpid()
+
+
+def test_a_machine_that_slept_asks_before_it_writes(tmp_path, monkeypatch):
+    log = Ledger(tmp_path).study("hand")
+    with log.lease() as mine:
+        with monkeypatch.context() as patch:
+            patch.setattr(lease, "_lives", lambda *_: False)
+            follower = acquire(log.store, mine.folder)
+        log.append("proposed", trial=0, group="rgb", params={})
+        monkeypatch.setattr(lease.time, "time", lambda now=lease.time.time: now() + 3600)
+        with pytest.raises(LeaseLost):
+            log.append("proposed", trial=1, group="rgb", params={})
+        follower.release()
 
 
 def test_a_lease_half_written_by_a_crash_is_overcome_when_it_is_old(tmp_path):

@@ -52,7 +52,7 @@ class Lease:
     def __init__(self, store: Store, folder: str, number: int, record: dict[str, Any]) -> None:
         self.store, self.folder, self.number = store, folder, number
         self._record = record
-        self._renewed = time.monotonic()
+        self._renewed = time.time()
         self._owner = os.getpid()
         self._lost = False
         self._ended = threading.Event()
@@ -79,7 +79,7 @@ class Lease:
                 "a lease that this process holds",
                 "Nothing is lost. Run the same command again.",
             )
-        self._renewed = time.monotonic()
+        self._renewed = time.time()
 
     def require(self) -> None:
         """Makes sure that it is held, by the last heartbeat where that is fresh.
@@ -87,7 +87,8 @@ class Lease:
         Raises:
             LeaseLost: it is not.
         """
-        if not self.held or time.monotonic() - self._renewed > self._record["stale_seconds"] / 2:
+        # The clock of the day, which a machine that slept finds changed.
+        if not self.held or abs(time.time() - self._renewed) > self._record["stale_seconds"] / 2:
             self.renew()
 
     def release(self) -> None:
@@ -215,7 +216,12 @@ def _lives(store: Store, entry: Entry, record: dict[str, Any]) -> bool:
             return False
         if _started(int(record["pid"])) != record["started"]:
             return False
-    return store.now() - entry.modified <= float(record.get("stale_seconds", STALE_SECONDS))
+    try:
+        now = store.now()
+    except StorageError:
+        # Who may not write there may still look.
+        now = time.time()
+    return now - entry.modified <= float(record.get("stale_seconds", STALE_SECONDS))
 
 
 def _machine() -> str:

@@ -10,13 +10,13 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ptune.errors import LedgerError
+from ptune.errors import HomeError, LedgerError
 from ptune.home import sha256_file, write_bytes
 from ptune.ledger.store import Entry, Line, Lines, storing
 
@@ -48,8 +48,16 @@ class ObjectStore:
         if uri.startswith("s3://") and "allow_delayed_open" not in uri:
             # A small object then is one request, not the three of an upload in parts.
             uri += ("&" if "?" in uri else "?") + "allow_delayed_open=true"
-        with storing("its address"):
-            files, prefix = FileSystem.from_uri(uri)
+        try:
+            with storing("its address"):
+                files, prefix = FileSystem.from_uri(uri)
+        except ValueError as error:
+            raise HomeError(
+                "ledger",
+                f"its URI cannot be used ({type(error).__name__})",
+                "s3://bucket/prefix, with ?region=...&endpoint_override=... where needed, or gs://bucket/prefix",
+                "Correct --ledger or PTUNE_LEDGER.",
+            ) from error
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         return cls(files, prefix, uri.partition("?")[0], home / "ptune" / "ledger")
 
@@ -211,8 +219,7 @@ class _ObjectLines:
         for _ in range(5):
             packs, loose, _ = self._listed()
             names = [_pack_name(*pack) for pack in packs] + list(loose.values())
-            with ThreadPoolExecutor(READERS) as pool:
-                found = list(pool.map(self.store.read, [f"{self.name}/{name}" for name in names]))
+            found = self._fetched(names)
             # Lines that were packed between listing and reading are gone: look again.
             if None not in found:
                 return self._numbered(packs, loose, [content or b"" for content in found])
@@ -220,6 +227,10 @@ class _ObjectLines:
 
     def exists(self) -> bool:
         return bool(self.store.entries(self.name))
+
+    def _fetched(self, names: Iterable[str]) -> list[bytes | None]:
+        with ThreadPoolExecutor(READERS) as pool:
+            return list(pool.map(self.store.read, [f"{self.name}/{name}" for name in names]))
 
     def _numbered(self, packs: list[tuple[int, int]], loose: dict[int, str], contents: list[bytes]) -> list[Line]:
         lines: dict[int, bytes] = {}
@@ -246,11 +257,9 @@ class _ObjectLines:
         return packs, loose, sorted(set(names) - set(loose.values()))
 
     def _pack(self) -> None:
-        lines = self.read()
         _, loose, overruled = self._listed()
-        first, last = min(loose), max(loose)
-        content = b"\n".join(line.text for line in lines[first - 1 : last]) + b"\n"
-        self.store.put(f"{self.name}/{_pack_name(first, last)}", content)
+        content = b"".join(line or b"" for line in self._fetched(loose.values()))
+        self.store.put(f"{self.name}/{_pack_name(min(loose), max(loose))}", content)
         for name in (*overruled, *loose.values()):
             self.store.delete(f"{self.name}/{name}")
         self.loose = 0

@@ -14,7 +14,7 @@ from ptune.ledger.lease import holder_of
 from ptune.ledger.store import Entry
 from ptune.progress import progress
 from ptune.replay import replay
-from ptune.upkeep.inventory import take_inventory
+from ptune.upkeep.inventory import is_claimed, take_inventory
 
 #: The stages' versions under which ledgers of the first layout were made; they do not say so themselves.
 FIRST_VERSIONS = {"extract": 2, "train": 1, "protocol": 1}
@@ -81,7 +81,7 @@ def check(ledger: Ledger) -> Health:
 def _check_fit(ledger: Ledger, signature: str, files: dict[str, Entry], health: Health) -> None:
     where, folder = f"fit {signature}", fit_folder(signature)
     if COMPLETE not in files:
-        holder = holder_of(ledger.store, f"{folder}/claim")
+        holder = holder_of(ledger.store, f"{folder}/claim") if is_claimed(files) else None
         state = f"being trained by {holder}" if holder else "unfinished"
         kept = f"with a checkpoint of {files[CHECKPOINT].size} bytes" if CHECKPOINT in files else "without checkpoint"
         health.notes.append(Finding(where, f"{state}, {kept}"))

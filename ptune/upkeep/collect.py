@@ -20,7 +20,7 @@ from ptune.ledger.lease import holder_of
 from ptune.ledger.ledger import spec_of_checkpoint
 from ptune.ledger.store import Entry
 from ptune.replay import StudyFacts, replay
-from ptune.upkeep.inventory import Inventory, take_inventory
+from ptune.upkeep.inventory import Inventory, is_claimed, take_inventory
 
 YOUNG_SECONDS = 3600.0
 
@@ -139,7 +139,7 @@ def _find(ledger: Ledger, inventory: Inventory, busy: list[str]) -> Garbage:
         add(entry.name, "left by a writer that was killed", [entry])
     for signature, files in inventory.fits.items():
         what = f"fit {signature}"
-        if holder_of(ledger.store, f"{fit_folder(signature)}/claim"):
+        if is_claimed(files) and holder_of(ledger.store, f"{fit_folder(signature)}/claim"):
             continue
         if COMPLETE in files:
             try:

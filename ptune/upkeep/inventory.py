@@ -49,3 +49,8 @@ def take_inventory(ledger: Ledger) -> Inventory:
         elif entry.name != SCHEMA:
             found.unknown.append(entry)
     return found
+
+
+def is_claimed(files: dict[str, Entry]) -> bool:
+    """Returns whether a worker has or had a claim on the fit of these files."""
+    return any(name.startswith("claim/") for name in files)
