@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import numpy as np
 
 from ptune.config import FitSpec, StudyConfig
 from ptune.extract.store import FeatureStore, open_store
+from ptune.home import write_new
 from ptune.ledger import Ledger, predictions_table
 from tests.example_features import CLASSES, EXTRACTION, example_videos
 
@@ -101,7 +103,7 @@ def sequence(root: Path | str, done: Callable[[str], object] = lambda what: None
             assert claim is not None
             if ledger.find_fit(SIGNATURE) is None:
                 for number, content in enumerate(CHECKPOINTS):
-                    ledger.save_checkpoint(SPEC, content)
+                    ledger.save_checkpoint(SPEC, partial(write_new, content=content))
                     done(f"checkpoint {number}")
                 ledger.add_fit(SPEC, [{"loss": 0.5}], predictions_table([ROW]), WEIGHTS, {"seconds": 1.0})
             done("fit")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ptune.errors import HomeError, LedgerError
-from ptune.home import Home, write_atomic
+from ptune.home import Home, write_atomic, write_new
 from ptune.ledger import SCHEMA_VERSION, Ledger, predictions_table
 from ptune.ledger.layout import WEIGHTS, fit_folder
 from ptune.ledger.local import LocalStore
@@ -204,8 +204,8 @@ def test_a_checkpoint_is_found_by_whoever_goes_on(place):
     ledger = Ledger(place)
     with ledger.checkpoint(SPEC.signature()) as path:
         assert path is None
-    ledger.save_checkpoint(SPEC, b"half")
-    ledger.save_checkpoint(SPEC, b"more")
+    for content in (b"half", b"more"):
+        ledger.save_checkpoint(SPEC, lambda path, content=content: write_new(path, content))
     with Ledger(place).checkpoint(SPEC.signature()) as path:
         assert path.read_bytes() == b"more"
     ledger.discard_checkpoint(SPEC.signature())

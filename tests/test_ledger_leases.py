@@ -12,6 +12,7 @@ import time
 import pytest
 
 from ptune.errors import LeaseLost, StorageError, StudyBusy
+from ptune.home import write_new
 from ptune.ledger import Ledger, lease
 from ptune.ledger.lease import Holder, acquire
 from ptune.ledger.local import LocalStore
@@ -221,7 +222,7 @@ def first_touch(root: str, worker: int, start, failures) -> None:
         own = SPEC.model_copy(update={"seed": 1000 + worker})
         for spec in (own, SPEC):
             weights = f"weights of worker {worker}".encode() if spec is SPEC else b"own"
-            ledger.save_checkpoint(spec, b"checkpoint")
+            ledger.save_checkpoint(spec, lambda path: write_new(path, b"checkpoint"))
             ledger.add_fit(spec, [{"loss": float(worker)}], predictions_table(ROWS), weights, {"seconds": 1.0})
             ledger.discard_checkpoint(spec.signature())
         ledger.study(f"study-{worker}").append("proposed", trial=worker, group="rgb", params={})

@@ -41,6 +41,10 @@ def add(ledger, spec=SPEC_OF_NOBODY):
     return ledger.add_fit(spec, [{"loss": 0.5}], predictions_table(ROWS), b"weights", {"seconds": 2.0})
 
 
+def half_way(path):
+    path.write_bytes(b"half way")
+
+
 def stream_of(ledger, state, epochs=12):
     trial = next(trial for trial in read_study(ledger, "hand").trials.values() if trial.state == state)
     return example_config("hand", epochs).stream(trial.params)
@@ -109,7 +113,7 @@ def test_what_a_crash_leaves_is_noted_and_no_problem(ledger):
         handle.write(b'0123 {"kind":"rep')
     (root / "fits/.spec.json.0123.part").write_text("half")
     (root / "fits/notes.txt").write_text("mine")
-    ledger.save_checkpoint(SPEC_OF_NOBODY, b"half way")
+    ledger.save_checkpoint(SPEC_OF_NOBODY, half_way)
     signature = SPEC_OF_NOBODY.signature()
     assert problems(ledger) == set()
     notes = {finding.where: finding.found for finding in check(ledger).notes}
@@ -168,7 +172,7 @@ def test_a_model_registered_before_events_named_its_fits_keeps_them(ledger):
 @pytest.mark.parametrize(("state", "kept"), [("stopped", False), ("failed", False), ("running", True)])
 def test_checkpoints_go_with_the_trials_that_were_stopped_or_failed(ledger, state, kept):
     spec = SPEC_OF_NOBODY.model_copy(update={"stream": stream_of(ledger, state)})
-    ledger.save_checkpoint(spec, b"half way")
+    ledger.save_checkpoint(spec, half_way)
     age(ledger)
     items = find_garbage(ledger).items
     assert [item.what for item in items] == ([] if kept else [f"fit {spec.signature()}"])

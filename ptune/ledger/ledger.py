@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
@@ -104,14 +104,18 @@ class Ledger:
         lease = acquire(self.store, f"{fit_folder(signature)}/claim", stale_seconds)
         return None if isinstance(lease, Holder) else lease
 
-    def save_checkpoint(self, spec: FitSpec, content: bytes) -> None:
-        """Replaces the state of an unfinished fit, whole or not at all."""
+    def save_checkpoint(self, spec: FitSpec, fill: Callable[[Path], None]) -> None:
+        """Replaces the state of an unfinished fit, whole or not at all.
+
+        Args:
+            fill: writes the state to a path.
+        """
         before_writing(self.store)
         folder = fit_folder(spec.signature())
         if self.store.entry(f"{folder}/{CHECKPOINT_SPEC}") is None:
             what = {"spec": spec.model_dump(mode="json"), "versions": STAGE_VERSIONS}
             self.store.put(f"{folder}/{CHECKPOINT_SPEC}", json_bytes(what))
-        self.store.put(f"{folder}/{CHECKPOINT}", content)
+        self.store.put_file(f"{folder}/{CHECKPOINT}", fill)
 
     @contextmanager
     def checkpoint(self, signature: str) -> Iterator[Path | None]:

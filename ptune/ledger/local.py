@@ -8,11 +8,11 @@ from __future__ import annotations
 import errno
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ptune.home import make_folder, sha256_file, sync_folder, write_all, write_bytes, write_new
+from ptune.home import make_folder, sha256_file, sync_folder, write_all, write_atomic, write_bytes, write_new
 from ptune.ledger.store import Entry, Line, Lines, storing
 
 TORN = b"#torn"
@@ -41,6 +41,11 @@ class LocalStore:
                 os.replace(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
+
+    def put_file(self, name: str, fill: Callable[[Path], None]) -> None:
+        """Lets `fill` write the temporary neighbour."""
+        with storing(name):
+            write_atomic(self.root / name, fill)
 
     def create(self, name: str, content: bytes) -> bool:
         """Gives a filled temporary neighbour a second name, which must be new: exclusive, and never half there."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ PACK = 256
 #: A candidate that its process left behind is in nobody's way after so long.
 CANDIDATE_SECONDS = 60.0
 READERS = 16
+BLOCK_BYTES = 1 << 24
 _VERIFIED: set[str] = set()
 
 
@@ -65,6 +67,15 @@ class ObjectStore:
         """Sends the object, which appears when all of it has arrived."""
         with storing(name), self.files.open_output_stream(self._path(name)) as stream:
             stream.write(content)
+
+    def put_file(self, name: str, fill: Callable[[Path], None]) -> None:
+        """Lets `fill` write a temporary file and sends that."""
+        with tempfile.TemporaryDirectory(prefix="ptune-") as scratch:
+            path = Path(scratch) / "file"
+            with storing("a temporary file"):
+                fill(path)
+            with storing(name), open(path, "rb") as source, self.files.open_output_stream(self._path(name)) as stream:
+                shutil.copyfileobj(source, stream, BLOCK_BYTES)
 
     def create(self, name: str, content: bytes) -> bool:
         """Writes a candidate, then looks: whoever sees another's candidate or `name` itself withdraws.

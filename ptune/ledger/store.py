@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,9 @@ class Store(Protocol):
         Args:
             durable: false for what a loss of power may undo, as a whole.
         """
+
+    def put_file(self, name: str, fill: Callable[[Path], None]) -> None:
+        """Makes `name` hold what `fill` writes to a path, as `put` does, without all of it in memory."""
 
     def create(self, name: str, content: bytes) -> bool:
         """Makes `name` unless it is there, not durably. False: another was first, or two came at the same moment."""

@@ -6,12 +6,15 @@ Random state is not part of it: every draw of a fit derives from seed, epoch and
 from __future__ import annotations
 
 import json
+import os
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_safetensors
+from safetensors.torch import save_file
 
 from ptune.config import FitSpec
 from ptune.ledger import Ledger
@@ -44,7 +47,7 @@ def save(
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     metadata = {"progress": json.dumps(vars(progress), allow_nan=False)}
-    ledger.save_checkpoint(spec, to_safetensors(tensors, metadata))
+    ledger.save_checkpoint(spec, lambda path: _write(path, tensors, metadata))
 
 
 def load(ledger: Ledger, signature: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
@@ -66,3 +69,14 @@ def load(ledger: Ledger, signature: str, model: torch.nn.Module, optimizer: torc
             state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return Progress(**json.loads(metadata["progress"]))
+
+
+def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Writes safetensors, whose own errors hide what the system said."""
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ptune.errors import FitFailed
+from ptune.errors import FitFailed, StorageError
 from ptune.ledger import Ledger
 from ptune.train import fit
 from ptune.train.device import Acceleration
@@ -106,6 +107,31 @@ def test_a_fit_whose_node_is_lost_goes_on_from_the_object_store(store, spec, who
         with Ledger(place).checkpoint(spec.signature()) as path:
             assert all(value > 0 for name, value in load_file(path).items() if name.endswith(".step"))
         assert_same(run_fit(spec, store, Ledger(place), CPU), whole)
+
+
+def test_a_checkpoint_that_finds_no_room_is_an_error_in_words_and_the_one_before_stays(
+    store, spec, whole, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1.0)
+    ledger, (soft, hard) = Ledger(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    original, calls = fit.checkpoint.save, []
+
+    def save(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit.checkpoint, "save", save)
+        try:
+            with pytest.raises(StorageError, match=r"checkpoint.safetensors: is larger than this process may write"):
+                run_fit(spec, store, ledger, CPU)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with ledger.checkpoint(spec.signature()) as path:
+        assert {int(value) for name, value in load_file(path).items() if name.endswith(".step")} == {2}
+    assert_same(run_fit(spec, store, ledger, CPU), whole)
 
 
 def test_a_loss_that_is_not_a_number_ends_the_fit_and_keeps_the_last_good_checkpoint(
