@@ -205,6 +205,7 @@ def test_a_process_that_dies_at_any_request_to_an_object_store_leaves_before_or_
 ):
     """Dead is dead: after the request at which it ends, the process makes no other."""
     monkeypatch.setattr("ptune.ledger.objects.CANDIDATE_SECONDS", -1.0)
+    monkeypatch.setattr("ptune.ledger.objects.PACK", 3)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     count = 0
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from ptune.errors import HomeError, LedgerError
+from ptune.errors import HomeError, LedgerError, StorageError
 from ptune.home import Home, write_atomic, write_new
 from ptune.ledger import SCHEMA_VERSION, Ledger, predictions_table
 from ptune.ledger.layout import WEIGHTS, fit_folder
 from ptune.ledger.local import LocalStore
 from ptune.replay import out_of_fold, read_study, replay
 from tests.example_features import example_spec, example_videos
-from tests.example_places import folder_or_prefix, s3_server
+from tests.example_places import below, folder_or_prefix, s3_server
 
 ROWS = [
     {
@@ -247,6 +247,15 @@ def test_a_ledger_that_a_newer_ptune_wrote_is_refused_whole(place):
         with pytest.raises(LedgerError, match="newer ptune"):
             use()
     assert [entry.name for entry in Ledger(place).store.entries("")] == ["ledger.json"]
+
+
+def test_an_object_store_that_refuses_or_is_away_is_said_in_words(bucket):
+    add(below(bucket))
+    with pytest.raises(StorageError, match=r"answered NO_SUCH_BUCKET. Check bucket, region and credentials"):
+        add(below(bucket.replace("s3://bucket", "s3://missing")))
+    away = bucket.replace("endpoint_override=127.0.0.1:", "endpoint_override=127.0.0.1:1&x=").partition("&x=")
+    with pytest.raises(StorageError, match="Check"):
+        add(below(away[0] + "&region=us-east-1"))
 
 
 def test_a_ledger_may_lie_where_the_user_says(tmp_path, monkeypatch):

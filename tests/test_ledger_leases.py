@@ -1,5 +1,6 @@
 """One writer of a study and one worker on a fit, also when they die, sleep, or come at the same moment."""
 
+import errno
 import json
 import multiprocessing
 import os
@@ -197,6 +198,42 @@ def test_a_machine_that_slept_asks_before_it_writes(tmp_path, monkeypatch):
         with pytest.raises(LeaseLost):
             log.append("proposed", trial=1, group="rgb", params={})
         follower.release()
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP])
+def test_a_file_system_without_second_names_will_do(tmp_path, monkeypatch, code):
+    def refuses(source, target):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", refuses)
+    ledger = Ledger(tmp_path)
+    claim = ledger.claim(SIGNATURE)
+    assert ledger.claim(SIGNATURE) is None
+    assert not ledger.store.create(f"{claim.folder}/00000001.json", b"{}")
+    claim.release()
+    assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_server_that_answers_a_repeated_request_with_exists_does_not_fool_the_one_who_made_it(tmp_path, monkeypatch):
+    link = os.link
+
+    def linked_twice(source, target):
+        link(source, target)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", linked_twice)
+    store = Ledger(tmp_path).store
+    assert store.create("claim", b"mine")
+    assert not store.create("claim", b"other")
+    assert store.read("claim") == b"mine"
+
+
+def test_a_lease_that_somebody_removed_is_lost(place):
+    claim = Ledger(place).claim(SIGNATURE)
+    claim.store.delete(f"{claim.folder}/{claim.number:08d}.json")
+    with pytest.raises(LeaseLost):
+        claim.renew()
+    assert not claim.held
 
 
 def test_a_lease_half_written_by_a_crash_is_overcome_when_it_is_old(tmp_path):

@@ -69,10 +69,10 @@ class Lease:
         Raises:
             LeaseLost: it was released, or another holds it now.
         """
-        if self.held and self._is_followed():
+        if self.held and (self._is_followed() or not self.store.touch(_name(self.folder, self.number))):
             self._lost = True
             _own.discard(self._record["token"])
-        if not self.held or not self.store.touch(_name(self.folder, self.number)):
+        if not self.held:
             raise LeaseLost(
                 f"ledger, {self.folder}",
                 f"was not renewed for {self._record['stale_seconds']:g} s and may be another's now",
