@@ -228,6 +228,25 @@ def test_a_server_that_answers_a_repeated_request_with_exists_does_not_fool_the_
     assert store.read("claim") == b"mine"
 
 
+def test_a_heartbeat_never_takes_a_release_back(place):
+    store = Ledger(place).store
+    for _ in range(30):
+        held = acquire(store, "claim", stale_seconds=0.004)
+        time.sleep(0.01)
+        held.release()
+        (entry,) = store.entries("claim")
+        assert json.loads(store.read(entry.name))["released"]
+
+
+def test_a_store_that_is_away_does_not_keep_anybody_from_ending(tmp_path, monkeypatch):
+    def refuses(*arguments, **options):
+        raise StorageError("ledger", "is away")
+
+    with Ledger(tmp_path).claim(SIGNATURE):
+        for name in ("entries", "put", "delete", "read"):
+            monkeypatch.setattr(LocalStore, name, refuses)
+
+
 def test_a_lease_that_somebody_removed_is_lost(place):
     claim = Ledger(place).claim(SIGNATURE)
     claim.store.delete(f"{claim.folder}/{claim.number:08d}.json")

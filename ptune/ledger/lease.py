@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
@@ -56,6 +57,7 @@ class Lease:
         self._owner = os.getpid()
         self._lost = False
         self._ended = threading.Event()
+        self._busy = threading.Lock()
         threading.Thread(target=self._beat, name=f"heartbeat of {folder}", daemon=True).start()
 
     @property
@@ -69,9 +71,10 @@ class Lease:
         Raises:
             LeaseLost: it was released, or another holds it now.
         """
-        if self.held and (self._is_followed() or not self.store.touch(_name(self.folder, self.number))):
-            self._lost = True
-            _own.discard(self._record["token"])
+        with self._busy:
+            if self.held and (self._is_followed() or not self.store.touch(_name(self.folder, self.number))):
+                self._lost = True
+                _own.discard(self._record["token"])
         if not self.held:
             raise LeaseLost(
                 f"ledger, {self.folder}",
@@ -92,19 +95,22 @@ class Lease:
             self.renew()
 
     def release(self) -> None:
-        """Lets the next one have it at once."""
-        if not self.held:
-            return
-        self._ended.set()
-        _own.discard(self._record["token"])
-        if not self._is_followed():
+        """Lets the next one have it at once; where the store refuses even that, when it is stale."""
+        with self._busy:
+            if not self.held:
+                return
+            self._ended.set()
+            _own.discard(self._record["token"])
             name = _name(self.folder, self.number)
-            content = json.dumps(self._record | {"released": True}).encode()
-            try:
-                self.store.put(name, content, durable=False)
-            except StorageError:
-                # A full disk: to remove a file needs no space.
-                self.store.delete(name)
+            with suppress(StorageError):
+                if self._is_followed():
+                    return
+                try:
+                    content = json.dumps(self._record | {"released": True}).encode()
+                    self.store.put(name, content, durable=False)
+                except StorageError:
+                    # On a full disk a file can be removed still.
+                    self.store.delete(name)
 
     def __enter__(self) -> Self:
         return self
@@ -144,8 +150,9 @@ def acquire(store: Store, folder: str, stale_seconds: float = STALE_SECONDS) -> 
         _own.add(record["token"])
         try:
             if store.create(_name(folder, number), json.dumps(record).encode()):
-                for entry in entries:
-                    store.delete(entry.name)
+                with suppress(StorageError):
+                    for entry in entries:
+                        store.delete(entry.name)
                 return Lease(store, folder, number, record)
         except BaseException:
             _own.discard(record["token"])
