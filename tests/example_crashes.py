@@ -7,6 +7,7 @@ Run as a program it ends the sequence once at each of its writes, every time in 
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import sys
@@ -141,6 +142,20 @@ def failing_at(number: int, fail: Callable[..., Any], names: tuple[str, ...] = C
     finally:
         for name, original in originals.items():
             setattr(os, name, original)
+
+
+def full_after(budget: int) -> Callable[[int, Any], int]:
+    """Returns a `write` of a disk that has room for so many bytes."""
+    real, left = os.write, [budget]
+
+    def write(descriptor: int, content: Any) -> int:
+        if left[0] <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        count = real(descriptor, memoryview(content)[: left[0]])
+        left[0] -= count
+        return count
+
+    return write
 
 
 def _before(original: Callable[..., Any], *arguments: Any, **options: Any) -> None:

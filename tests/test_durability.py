@@ -26,6 +26,7 @@ from tests.example_crashes import (
     Died,
     failing_at,
     features,
+    full_after,
     ledger_of,
     sequence,
 )
@@ -108,20 +109,6 @@ def test_what_was_acknowledged_survives_a_loss_of_power_at_any_moment(tmp_path, 
         assert_before_or_after(root, acknowledged)
         assert_goes_on(root, with_features=False)
     assert acknowledged >= {"event 3", "fit"}
-
-
-def full_after(budget: int):
-    """Returns a `write` of a disk that has room for so many bytes."""
-    real, left = os.write, [budget]
-
-    def write(descriptor, content):
-        if left[0] <= 0:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        count = real(descriptor, memoryview(content)[: left[0]])
-        left[0] -= count
-        return count
-
-    return write
 
 
 def test_a_disk_that_is_full_at_any_byte_is_said_clearly_and_goes_on_when_there_is_room(tmp_path, as_new, monkeypatch):

@@ -212,9 +212,10 @@ def test_a_checkpoint_is_found_by_whoever_goes_on(place):
     assert ledger.store.entries("fits") == []
 
 
-def test_a_ledger_of_the_first_release_stays_readable(tmp_path):
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_ledger_of_every_layout_stays_readable(tmp_path, version):
     root = tmp_path / "ledger"
-    shutil.copytree(Path(__file__).parent / "fixtures" / "ledger-1", root)
+    shutil.copytree(Path(__file__).parent / "fixtures" / f"ledger-{version}", root)
     ledger = Ledger(root)
     facts = read_study(ledger, "hand")
     assert {number: trial.state for number, trial in facts.trials.items()} == {0: "finished", 1: "failed"}

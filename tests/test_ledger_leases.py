@@ -17,6 +17,7 @@ from ptune.home import write_new
 from ptune.ledger import Ledger, lease
 from ptune.ledger.lease import Holder, acquire
 from ptune.ledger.local import LocalStore
+from tests.example_crashes import full_after
 from tests.example_places import folder_or_prefix, s3_server
 from tests.test_ledger import ROWS, SPEC, add
 
@@ -169,6 +170,14 @@ def test_of_many_that_come_at_once_one_gets_it(place):
     held[0].release()
 
 
+def test_what_is_there_is_not_made_again(place):
+    store = Ledger(place).store
+    assert store.create("claim/00000001.json", b"first")
+    assert not store.create("claim/00000001.json", b"second")
+    assert store.read("claim/00000001.json") == b"first"
+    assert [entry.name for entry in store.entries("")] == ["claim/00000001.json"]
+
+
 def test_a_candidate_that_its_process_left_behind_is_in_nobodys_way(bucket, tmp_path, monkeypatch):
     store = Ledger(folder_or_prefix("object store", tmp_path, bucket)).store
     store.put("claim/00000001.json~" + "0" * 32, b"{}")
@@ -211,6 +220,11 @@ def test_a_file_system_without_second_names_will_do(tmp_path, monkeypatch, code)
     assert ledger.claim(SIGNATURE) is None
     assert not ledger.store.create(f"{claim.folder}/00000001.json", b"{}")
     claim.release()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full_after(10))
+        with pytest.raises(StorageError, match="the disk is full"):
+            ledger.claim(SIGNATURE)
+    ledger.claim(SIGNATURE).release()
     assert not list(tmp_path.rglob("*.part"))
 
 

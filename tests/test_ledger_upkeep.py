@@ -20,7 +20,7 @@ from tests.example_places import folder_or_prefix, s3_server
 from tests.example_study import example_config, example_study
 from tests.test_ledger import ROWS
 
-FIXTURE = Path(__file__).parent / "fixtures" / "ledger-1"
+FIXTURES = Path(__file__).parent / "fixtures"
 SPEC_OF_NOBODY = example_spec(example_videos(), {"S06"})
 
 
@@ -62,8 +62,9 @@ def test_a_sound_ledger_has_no_problems(ledger):
     assert check(ledger).text() == "0 finished fits, 0 studies, 0 problems"
 
 
-def test_a_ledger_of_the_first_release_is_sound(tmp_path):
-    shutil.copytree(FIXTURE, tmp_path / "ledger")
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_ledger_of_every_layout_is_sound(tmp_path, version):
+    shutil.copytree(FIXTURES / f"ledger-{version}", tmp_path / "ledger")
     health = check(Ledger(tmp_path / "ledger"))
     assert (health.fits, health.studies, health.problems, health.notes) == (2, 1, [], [])
 
