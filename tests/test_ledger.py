@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from ptune.doctor import examine
 from ptune.errors import HomeError, LedgerError, StorageError
 from ptune.home import Home, write_atomic, write_new
 from ptune.ledger import SCHEMA_VERSION, Ledger, predictions_table
@@ -257,6 +258,17 @@ def test_an_object_store_that_refuses_or_is_away_is_said_in_words(bucket):
     away = bucket.replace("endpoint_override=127.0.0.1:", "endpoint_override=127.0.0.1:1&x=").partition("&x=")
     with pytest.raises(StorageError, match="Check"):
         add(below(away[0] + "&region=us-east-1"))
+
+
+def test_doctor_says_whether_the_ledger_can_be_written(bucket, tmp_path):
+    def found(place):
+        (finding,) = [item for item in examine(Home.open(tmp_path, ledger=place)) if item.subject == "ledger"]
+        return finding.ok, finding.found
+
+    assert found(None) == (True, "in the home, writable")
+    assert found(below(bucket)) == (True, "elsewhere, writable")
+    missing = below(bucket.replace("s3://bucket", "s3://missing"))
+    assert found(missing) == (False, "elsewhere, the object store answered NO_SUCH_BUCKET")
 
 
 def test_a_ledger_may_lie_where_the_user_says(tmp_path, monkeypatch):

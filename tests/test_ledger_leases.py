@@ -261,6 +261,24 @@ def test_a_store_that_is_away_does_not_keep_anybody_from_ending(tmp_path, monkey
             monkeypatch.setattr(LocalStore, name, refuses)
 
 
+def test_an_old_listing_of_a_shared_file_system_gives_nobody_a_second_lease(tmp_path, monkeypatch):
+    store = Ledger(tmp_path).store
+    acquire(store, "claim").release()
+    held = acquire(store, "claim")
+    assert held.number == 2
+    entries, calls = LocalStore.entries, []
+
+    def listed_before(self, folder):
+        calls.append(folder)
+        return [] if len(calls) == 1 else entries(self, folder)
+
+    monkeypatch.setattr(LocalStore, "entries", listed_before)
+    assert isinstance(acquire(store, "claim"), Holder)
+    assert os.listdir(tmp_path / "claim") == ["00000002.json"]
+    held.renew()
+    held.release()
+
+
 def test_a_lease_that_somebody_removed_is_lost(place):
     claim = Ledger(place).claim(SIGNATURE)
     claim.store.delete(f"{claim.folder}/{claim.number:08d}.json")

@@ -231,6 +231,7 @@ def test_both_commands_on_an_object_store(tmp_path, monkeypatch):
         assert [entry.name for entry in ledger.store.entries("")] == ["ledger.json"]
         add(ledger)
         ledger.store.put(record.name(WEIGHTS), b"weightS")
-        done = run.invoke(cli, ["ledger", "check", *home], standalone_mode=False)
+        monkeypatch.delenv("PTUNE_LEDGER")
+        done = run.invoke(cli, ["ledger", "check", *home, "--ledger", str(place)], standalone_mode=False)
         assert done.return_value == 1
         assert "problem: fit" in done.stdout

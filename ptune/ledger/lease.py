@@ -142,18 +142,17 @@ def acquire(store: Store, folder: str, stale_seconds: float = STALE_SECONDS) -> 
     for attempt in range(5):
         entries = _entries(store, folder)
         if entries:
-            record = _read(store, entries[-1].name)
-            if _lives(store, entries[-1], record):
-                return _holder(record)
+            holder = _living(store, entries[-1])
+            if holder is not None:
+                return holder
         number = _number(entries[-1]) + 1 if entries else 1
         record = _own_record(stale_seconds)
         _own.add(record["token"])
         try:
             if store.create(_name(folder, number), json.dumps(record).encode()):
-                with suppress(StorageError):
-                    for entry in entries:
-                        store.delete(entry.name)
-                return Lease(store, folder, number, record)
+                if _is_last(store, folder, number):
+                    return Lease(store, folder, number, record)
+                store.delete(_name(folder, number))
         except BaseException:
             _own.discard(record["token"])
             raise
@@ -165,10 +164,30 @@ def acquire(store: Store, folder: str, stale_seconds: float = STALE_SECONDS) -> 
 def holder_of(store: Store, folder: str) -> Holder | None:
     """Returns who holds a lease on `folder` and lives, or None."""
     entries = _entries(store, folder)
-    if not entries:
-        return None
-    record = _read(store, entries[-1].name)
-    return _holder(record) if _lives(store, entries[-1], record) else None
+    return _living(store, entries[-1]) if entries else None
+
+
+def _is_last(store: Store, folder: str, number: int) -> bool:
+    """Returns whether a new number is the highest, and removes those before it.
+
+    A client of a shared file system may have worked with an old listing; its own new file makes it ask the server.
+    """
+    entries = _entries(store, folder)
+    if any(_number(entry) > number for entry in entries):
+        return False
+    with suppress(StorageError):
+        for entry in entries:
+            if _number(entry) < number:
+                store.delete(entry.name)
+    return True
+
+
+def _living(store: Store, entry: Entry) -> Holder | None:
+    """Returns the holder of a lease unless it was released or its holder is dead or stale."""
+    record = _read(store, entry.name)
+    # A shared file system shows times of some age; having just opened the file it knows better.
+    entry = store.entry(entry.name) or entry
+    return _holder(record) if _lives(store, entry, record) else None
 
 
 def _name(folder: str, number: int) -> str:
