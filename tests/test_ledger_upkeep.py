@@ -24,10 +24,16 @@ FIXTURES = Path(__file__).parent / "fixtures"
 SPEC_OF_NOBODY = example_spec(example_videos(), {"S06"})
 
 
+@pytest.fixture(scope="module")
+def example(tmp_path_factory):
+    return example_study(tmp_path_factory.mktemp("example")).store.root
+
+
 @pytest.fixture
-def ledger(tmp_path):
-    """Nine trials: six finished, two stopped, one failed; the eighth is running and has one of its fits."""
-    return example_study(tmp_path / "ledger")
+def ledger(tmp_path, example):
+    """Nine trials: five finished, two stopped, one failed, one running that has one of its fits."""
+    shutil.copytree(example, tmp_path / "ledger")
+    return Ledger(tmp_path / "ledger")
 
 
 def age(ledger, hours=2.0):
