@@ -88,10 +88,10 @@ def test_another_process_that_runs_a_study_keeps_others_out_until_it_dies(tmp_pa
 
 
 def test_a_process_of_another_machine_gives_way_when_its_heartbeat_stops(tmp_path, monkeypatch):
-    process = holding(tmp_path, f'claim = ledger.claim("{SIGNATURE}", stale_seconds=1.0)')
+    process = holding(tmp_path, f'claim = ledger.claim("{SIGNATURE}", stale_seconds=2.5)')
     ledger = Ledger(tmp_path)
     elsewhere(monkeypatch)
-    time.sleep(1.5)
+    time.sleep(3.5)
     assert ledger.claim(SIGNATURE) is None, "its heartbeat keeps it"
     process.send_signal(signal.SIGSTOP)
     try:
@@ -244,7 +244,7 @@ def test_a_server_that_answers_a_repeated_request_with_exists_does_not_fool_the_
 
 def test_a_heartbeat_never_takes_a_release_back(place):
     store = Ledger(place).store
-    for _ in range(30):
+    for _ in range(15):
         held = acquire(store, "claim", stale_seconds=0.004)
         time.sleep(0.01)
         held.release()

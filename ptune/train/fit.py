@@ -27,6 +27,8 @@ from ptune.train.protocol import score_videos
 from ptune.train.watch import LossWatch, Step
 
 CHECKPOINT_SECONDS = 20.0
+#: Of the time of training; where the ledger is slow to reach, checkpoints are rarer.
+CHECKPOINT_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class _Training:
         )
         found = checkpoint.load(ledger, spec.signature(), self.scorer, self.optimizer)
         self.progress = found or checkpoint.Progress(0, 0, 0.0, [], 0.0)
-        self.saved = time.monotonic()
+        self.saved, self.saving = time.monotonic(), 0.0
 
     def epoch(self) -> Epoch:
         """Trains one epoch (or the rest of one) and validates with the cheap protocol."""
@@ -134,14 +136,14 @@ class _Training:
             progress.stepping, progress.seconds = progress.stepping + now - clock, progress.seconds + now - clock
             progress.waited, batches.seconds = progress.waited + batches.seconds, 0.0
             clock = now
-            if now - self.saved > CHECKPOINT_SECONDS:
+            if self._due(now):
                 self.save(step)
         self._settle(step)
         metrics = {"loss": progress.loss_sum / len(spec.train)} | self._validated()
         progress.history.append(metrics)
         progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
         progress.seconds += time.monotonic() - clock
-        if time.monotonic() - self.saved > CHECKPOINT_SECONDS:
+        if self._due(time.monotonic()):
             self.save(step)
         return Epoch(progress.epoch, metrics)
 
@@ -165,8 +167,13 @@ class _Training:
     def save(self, step: Step) -> None:
         """Writes a checkpoint after this step, unless the fit went wrong."""
         self._settle(step)
+        clock = time.monotonic()
         checkpoint.save(self.ledger, self.spec, self.scorer, self.optimizer, self.progress)
         self.saved = time.monotonic()
+        self.saving = self.saved - clock
+
+    def _due(self, now: float) -> bool:
+        return now - self.saved > max(CHECKPOINT_SECONDS, self.saving / CHECKPOINT_SHARE)
 
     def _settle(self, step: Step) -> None:
         self.progress.loss_sum += self.watch.taken()

@@ -53,6 +53,11 @@ def whole(store, spec, tmp_path_factory):
     return run_fit(spec, store, Ledger(tmp_path_factory.mktemp("whole")), CPU)
 
 
+def save_after_every_step(monkeypatch) -> None:
+    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(fit, "CHECKPOINT_SHARE", float("inf"))
+
+
 def interrupt(monkeypatch, name: str, after: int) -> None:
     """Makes a function of the fit raise at its call number `after`, counted from 0; earlier ones save a checkpoint."""
     original, calls = getattr(fit, name), 0
@@ -64,7 +69,7 @@ def interrupt(monkeypatch, name: str, after: int) -> None:
         calls += 1
         return original(*arguments)
 
-    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1.0)
+    save_after_every_step(monkeypatch)
     monkeypatch.setattr(fit, name, dies)
 
 
@@ -109,10 +114,22 @@ def test_a_fit_whose_node_is_lost_goes_on_from_the_object_store(store, spec, who
         assert_same(run_fit(spec, store, Ledger(place), CPU), whole)
 
 
+def test_checkpoints_are_as_rare_as_they_are_slow(store, spec, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(fit.checkpoint, "save", lambda *arguments: saved.append(arguments))
+    save_after_every_step(monkeypatch)
+    run_fit(spec, store, Ledger(tmp_path / "fast"), CPU)
+    assert len(saved) == EPOCHS * (STEPS + 1)
+    saved.clear()
+    monkeypatch.setattr(fit, "CHECKPOINT_SHARE", 1e-12)
+    run_fit(spec, store, Ledger(tmp_path / "slow"), CPU)
+    assert len(saved) == 1
+
+
 def test_a_checkpoint_that_finds_no_room_is_an_error_in_words_and_the_one_before_stays(
     store, spec, whole, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1.0)
+    save_after_every_step(monkeypatch)
     ledger, (soft, hard) = Ledger(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
     original, calls = fit.checkpoint.save, []
 
@@ -144,7 +161,7 @@ def test_a_loss_that_is_not_a_number_ends_the_fit_and_keeps_the_last_good_checkp
         return original(*arguments) * (float("nan") if len(calls) > 4 else 1)
 
     monkeypatch.setattr(fit, "focal_loss", breaks)
-    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1.0)
+    save_after_every_step(monkeypatch)
     ledger = Ledger(tmp_path)
     with pytest.raises(FitFailed, match=r"epoch 1, batch 3: loss is nan on videos 0{8}"):
         run_fit(spec, store, ledger, READ_AHEAD)
@@ -167,7 +184,7 @@ def test_weights_that_are_not_finite_are_never_stored(store, spec, tmp_path, mon
 
     original = fit.focal_loss
     monkeypatch.setattr(fit, "focal_loss", lambda *arguments: Exploding.apply(original(*arguments)))
-    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1.0)
+    save_after_every_step(monkeypatch)
     ledger = Ledger(tmp_path)
     with pytest.raises(FitFailed, match=r"epoch 1, batch 1: weights are not finite after videos"):
         run_fit(spec, store, ledger, CPU)
