@@ -83,7 +83,7 @@ def prepared(
     spec = FitSpec(
         stream=stream, classes=CLASSES, fold=0, train=tuple(videos), held_out=(), extraction=extraction.signature()
     )
-    training = _Training(spec, store, acceleration, None, Ledger(folder).fit_folder(spec.signature()))
+    training = _Training(spec, store, acceleration, None, Ledger(folder))
     return training, PlainI3D(len(CLASSES)).to(acceleration.device), store
 
 

@@ -9,7 +9,9 @@ import sqlite3
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from ptune.errors import PtuneError
 from ptune.home import Home
+from ptune.ledger import Ledger
 
 PACKAGES = ("torch", "ray", "mlflow", "optuna", "opencv-contrib-python", "av", "pyarrow")
 FREE_BYTES = 5 * 2**30
@@ -26,11 +28,12 @@ class Finding:
 
 
 def examine(home: Home) -> list[Finding]:
-    """Looks at Python, packages, home, disk, OpenCV's flow, the tracking store and the accelerator."""
+    """Looks at Python, packages, home, ledger, disk, OpenCV's flow, the tracking store and the accelerator."""
     return [
         Finding("python", True, platform.python_version()),
         *(_package(name) for name in PACKAGES),
         Finding("home", True, "writable"),
+        _ledger(home),
         _disk(home),
         _flow(),
         _tracking(home),
@@ -49,6 +52,15 @@ def _disk(home: Home) -> Finding:
     free = shutil.disk_usage(home.features).free
     text = f"{free / 2**30:.0f} GiB free for features (0.61 MB a frame at 340x256)"
     return Finding("disk", free > FREE_BYTES, text, "Free some space, or put features elsewhere with --features.")
+
+
+def _ledger(home: Home) -> Finding:
+    where = "in the home" if home.ledger == home.root / "ledger" else "elsewhere"
+    try:
+        Ledger(home.ledger).store.now()
+    except PtuneError as error:
+        return Finding("ledger", False, f"{where}, {error.found}", error.remedy)
+    return Finding("ledger", True, f"{where}, writable")
 
 
 def _flow() -> Finding:

@@ -91,6 +91,22 @@ class LedgerError(PtuneError):
     """The ledger holds something that contradicts itself."""
 
 
+class StorageError(PtuneError):
+    """The ledger's disk or object store refused to read or write; what was there before is unchanged."""
+
+    exit_code = 1
+
+
+class StudyBusy(BadInput):
+    """Another process runs this study."""
+
+
+class LeaseLost(PtuneError):
+    """This process stopped renewing what it held, and another may have taken it over."""
+
+    exit_code = 1
+
+
 class StudyChanged(BadInput):
     """A study of this name exists with another cohort, folds, task or objective."""
 

@@ -26,24 +26,41 @@ class Home:
     Args:
         root: absolute path; on a cluster, a path that every node shares.
         features: the feature store; may lie on another, faster disk.
+        ledger_at: where the ledger lies when not in the home: a path, or the URI of an object store.
     """
 
     root: Path
     features: Path
+    ledger_at: str = ""
 
     @classmethod
-    def open(cls, root: str | Path | None = None, features: str | Path | None = None) -> Home:
+    def open(
+        cls,
+        root: str | Path | None = None,
+        features: str | Path | None = None,
+        ledger: str | Path | None = None,
+    ) -> Home:
         """Returns the home at `root` (else `PTUNE_HOME`, else ./ptune-home), made private and shown to be writable.
+
+        Args:
+            features: another place for the feature store.
+            ledger: another place for the ledger, else `PTUNE_LEDGER`: a path, file://, s3:// or gs://.
 
         Raises:
             HomeError: the folder cannot be created or written.
         """
         path = Path(root or os.environ.get("PTUNE_HOME") or DEFAULT_HOME).expanduser().absolute()
-        home = cls(path, Path(features).expanduser().absolute() if features else path / "features")
+        place = str(ledger or os.environ.get("PTUNE_LEDGER") or "")
+        if place and "://" not in place:
+            place = str(Path(place).expanduser().absolute())
+        home = cls(path, Path(features).expanduser().absolute() if features else path / "features", place)
+        folders = [home.features, home.artifacts, home.ray, home.weights]
+        if isinstance(home.ledger, Path):
+            folders.append(home.ledger)
         try:
             if not path.exists():
                 path.mkdir(mode=0o700, parents=True)
-            for folder in (home.features, home.ledger, home.artifacts, home.ray, home.weights):
+            for folder in folders:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             probe = path / f".probe-{uuid.uuid4().hex}"
             probe.write_bytes(b"")
@@ -58,9 +75,11 @@ class Home:
         return home
 
     @property
-    def ledger(self) -> Path:
-        """Fits and study events."""
-        return self.root / "ledger"
+    def ledger(self) -> Path | str:
+        """Fits and study events: a path, or the URI of another place."""
+        if "://" in self.ledger_at:
+            return self.ledger_at
+        return Path(self.ledger_at) if self.ledger_at else self.root / "ledger"
 
     @property
     def artifacts(self) -> Path:
@@ -94,17 +113,29 @@ class Home:
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
-    """Makes `path` appear whole: `write` fills a temporary neighbour, which is synced and renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Makes `path` appear whole and durable: `write` fills a temporary neighbour, which is synced and renamed."""
+    make_folder(path.parent)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.part"
     try:
         write(temporary)
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
+        descriptor = os.open(temporary, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         os.replace(temporary, path)
         sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it, each durable."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:
@@ -118,11 +149,35 @@ def sync_folder(folder: Path) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes `content`, whole or not at all."""
-    write_atomic(path, lambda temporary: _fill(temporary, content))
+    write_atomic(path, lambda temporary: write_new(temporary, content))
 
 
-def _fill(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
+def write_new(path: Path, content: bytes, sync: bool = False) -> None:
+    """Makes a file that was not there.
+
+    Args:
+        sync: make its bytes durable, though not its name.
+
+    Raises:
+        FileExistsError: it was.
+    """
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        write_all(descriptor, content)
+        if sync:
+            os.fsync(descriptor)
+    except OSError:
+        path.unlink()
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def write_all(descriptor: int, content: bytes) -> None:
+    """Writes all of `content` to an open file; the system may take it in parts."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
 
 
 def write_json(path: Path, value: Any) -> None:

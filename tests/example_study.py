@@ -59,9 +59,10 @@ def example_study(root: Path, name: str = "hand", epochs: int = 12, trials: int 
     counts = {CLASSES[index]: sum(video.label == index for video in videos) for index in range(3)}
     cohort = {"digest": "ab12" * 8, "videos": len(videos), "subjects": len(subjects), "class_counts": counts}
     log = ledger.study(name)
-    log.append("opened", study=config.model_dump(mode="json", by_alias=True), cohort=cohort, folds=folds)
-    for number in range(trials):
-        _trial(ledger, config, videos, folds, number)
+    with log.lease():
+        log.append("opened", study=config.model_dump(mode="json", by_alias=True), cohort=cohort, folds=folds)
+        for number in range(trials):
+            _trial(ledger, config, videos, folds, number)
     return ledger
 
 

@@ -27,6 +27,7 @@ from ptune.replay import read_study
 from ptune.track.bundle import Bundle
 from ptune.track.registry import Evidence, Registry
 from ptune.tune.study import sweep
+from ptune.upkeep.collect import find_garbage
 
 CANARY = "Ottilie-Quendrick"
 STUDY = {
@@ -278,6 +279,19 @@ def test_real_people_are_extracted_around_a_malformed_file_and_scored(registered
 def test_registering_again_makes_no_second_version(registered):
     world = registered
     assert json.loads(world.ptune("register", "hand", "--json"))["version"] == 1
+
+
+def test_the_ledger_is_sound_knows_what_the_model_is_made_of_and_holds_nothing_useless(registered):
+    found = json.loads(registered.ptune("ledger", "check", "--json"))
+    assert (found["problems"], found["notes"]) == ([], [])
+    (decision,) = registered.facts().decided
+    refits = [Ledger(registered.home / "ledger").find_fit(signature) for signature in decision["fits"]]
+    assert [refit.spec.held_out for refit in refits] == [()] * len(decision["members"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ptune.upkeep.collect.YOUNG_SECONDS", -1.0)
+        left = {name for item in find_garbage(Ledger(registered.home / "ledger")).items for name in item.names}
+    # Claims of finished fits, where workers claim them.
+    assert {name for name in left if "/claim/" not in name} == set()
 
 
 def test_no_command_needs_a_network_and_status_reads_the_ledger_only(swept):

@@ -14,19 +14,20 @@ Command = Callable[..., Any]
 
 
 def with_home(function: Command) -> Command:
-    """Adds --home and --features and passes an open home as first argument."""
+    """Adds --home, --features and --ledger and passes an open home as first argument."""
 
     @click.option(
         "--home", type=click.Path(path_type=Path), help="Where ptune keeps its files [default: ./ptune-home]."
     )
     @click.option("--features", type=click.Path(path_type=Path), help="Feature store on another disk.")
+    @click.option("--ledger", help="Fits and study events elsewhere: a path, s3://bucket/prefix or gs://bucket/prefix.")
     @wraps(function)
-    def wrapped(home: Path | None, features: Path | None, **values: Any) -> Any:
+    def wrapped(home: Path | None, features: Path | None, ledger: str | None, **values: Any) -> Any:
         from ptune.cluster import stay_quiet
         from ptune.home import Home
 
         stay_quiet()
-        return function(Home.open(home, features), **values)
+        return function(Home.open(home, features, ledger), **values)
 
     return wrapped
 

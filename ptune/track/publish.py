@@ -15,6 +15,7 @@ from ptune.home import Home
 from ptune.ledger import Ledger
 from ptune.metrics import majority_row
 from ptune.results.fusion import Fusion
+from ptune.results.status import require_study
 from ptune.results.summary import Summary, report_study, summarise
 from ptune.track.bundle import BundleSpec
 from ptune.track.project import Projector
@@ -115,7 +116,14 @@ def register_study(home: Home, name: str, workers: int | None = None) -> tuple[M
 
     Raises:
         BadInput: no such study, or no trial of it has finished.
+        StudyBusy: it is being run, so that the registration could not be recorded.
     """
+    require_study(home, name)
+    with Ledger(home.ledger).study(name).lease():
+        return _register(home, name, workers)
+
+
+def _register(home: Home, name: str, workers: int | None) -> tuple[ModelVersion, Fusion]:
     summary = summarise(home, name)
     facts, fusion = summary.study, summary.fusion
     ledger = Ledger(home.ledger)
@@ -146,7 +154,8 @@ def register_study(home: Home, name: str, workers: int | None = None) -> tuple[M
     version = Registry(home).register(name, projector.parent_run_id(), bundle, records, evidence)
     log = ledger.study(name)
     if not any(event.get("version") == version.version for event in facts.decided):
-        log.append("decided", **fusion.decision() | {"what": "registered", "version": version.version})
+        fits = [record.signature for record in records]
+        log.append("decided", **fusion.decision() | {"what": "registered", "version": version.version, "fits": fits})
     return version, fusion
 
 

@@ -1,4 +1,4 @@
-"""The state of an unfinished fit, kept as safetensors beside where its result will be.
+"""The state of an unfinished fit as safetensors in the ledger, where whoever goes on with the fit finds it.
 
 Random state is not part of it: every draw of a fit derives from seed, epoch and step.
 """
@@ -6,6 +6,8 @@ Random state is not part of it: every draw of a fit derives from seed, epoch and
 from __future__ import annotations
 
 import json
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ptune.home import write_atomic
-
-NAME = "checkpoint.safetensors"
+from ptune.config import FitSpec
+from ptune.ledger import Ledger
 
 
 @dataclass
@@ -37,27 +38,29 @@ class Progress:
     waited: float = 0.0
 
 
-def save(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    """Replaces the checkpoint in `folder`, whole or not at all."""
+def save(
+    ledger: Ledger, spec: FitSpec, model: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+) -> None:
+    """Replaces the checkpoint of a fit, whole or not at all."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     metadata = {"progress": json.dumps(vars(progress), allow_nan=False)}
-    write_atomic(folder / NAME, lambda path: save_file(tensors, path, metadata))
+    ledger.save_checkpoint(spec, lambda path: _write(path, tensors, metadata))
 
 
-def load(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
+def load(ledger: Ledger, signature: str, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Progress | None:
     """Restores model and optimizer in place; None when there is no usable checkpoint."""
-    path = folder / NAME
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, "pt") as handle:
-            metadata = handle.metadata()
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
-    except SafetensorError:
-        return None
+    with ledger.checkpoint(signature) as path:
+        if path is None:
+            return None
+        try:
+            with safe_open(path, "pt") as handle:
+                metadata = handle.metadata()
+                tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+        except SafetensorError:
+            return None
     model.load_state_dict({name[6:]: value for name, value in tensors.items() if name.startswith("model.")})
     state: dict[int, dict[str, Any]] = {}
     for name, value in tensors.items():
@@ -68,6 +71,12 @@ def load(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer)
     return Progress(**json.loads(metadata["progress"]))
 
 
-def discard(folder: Path) -> None:
-    """Removes the checkpoint of a finished fit."""
-    (folder / NAME).unlink(missing_ok=True)
+def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Writes safetensors, whose own errors hide what the system said."""
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:
+        code = re.search(r"os error (\d+)", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error

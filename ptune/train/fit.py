@@ -27,6 +27,8 @@ from ptune.train.protocol import score_videos
 from ptune.train.watch import LossWatch, Step
 
 CHECKPOINT_SECONDS = 20.0
+#: Of the time of training; where the ledger is slow to reach, checkpoints are rarer.
+CHECKPOINT_SHARE = 0.05
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def fit_epochs(
     if found is not None:
         yield from _replayed(found.history)
         return found
-    training = _Training(spec, store, acceleration, weights, ledger.fit_folder(spec.signature()), saving)
+    training = _Training(spec, store, acceleration, weights, ledger, saving)
     yield from _replayed(training.progress.history)
     while training.progress.epoch < spec.stream.epochs:
         yield training.epoch()
@@ -87,7 +89,7 @@ def fit_epochs(
         to_safetensors({name: value.cpu().contiguous() for name, value in training.scorer.state_dict().items()}),
         training.facts(),
     )
-    checkpoint.discard(record.folder)
+    ledger.discard_checkpoint(record.signature)
     return record
 
 
@@ -118,10 +120,10 @@ class _Training:
         store: FeatureStore,
         acceleration: Acceleration,
         weights: Path | None,
-        folder: Path,
+        ledger: Ledger,
         saving: Saving | None = None,
     ) -> None:
-        self.spec, self.store, self.acceleration, self.folder = spec, store, acceleration, folder
+        self.spec, self.store, self.acceleration, self.ledger = spec, store, acceleration, ledger
         self.saving = saving or Saving(CHECKPOINT_SECONDS)
         torch.manual_seed(spec.seed)
         self.scorer: Scorer = build_scorer(spec.stream, len(spec.classes))
@@ -136,9 +138,9 @@ class _Training:
             lr=spec.stream.learning_rate,
             fused=acceleration.device.type == "cuda",
         )
-        found = checkpoint.load(folder, self.scorer, self.optimizer)
+        found = checkpoint.load(ledger, spec.signature(), self.scorer, self.optimizer)
         self.progress = found or checkpoint.Progress(0, 0, 0.0, [], 0.0)
-        self.saved = time.monotonic()
+        self.saved, self.save_seconds = time.monotonic(), 0.0
 
     def epoch(self) -> Epoch:
         """Trains one epoch (or the rest of one) and validates with the cheap protocol."""
@@ -156,14 +158,14 @@ class _Training:
             progress.stepping, progress.seconds = progress.stepping + now - clock, progress.seconds + now - clock
             progress.waited, batches.seconds = progress.waited + batches.seconds, 0.0
             clock = now
-            if now - self.saved > self.saving.seconds:
+            if self._due(now):
                 self.save(step)
         self._settle(step)
         metrics = {"loss": progress.loss_sum / len(spec.train)} | self._validated()
         progress.history.append(metrics)
         progress.epoch, progress.batch, progress.loss_sum = progress.epoch + 1, 0, 0.0
         progress.seconds += time.monotonic() - clock
-        if time.monotonic() - self.saved > self.saving.seconds or progress.epoch in self.saving.after:
+        if self._due(time.monotonic()) or progress.epoch in self.saving.after:
             self.save(step)
         return Epoch(progress.epoch, metrics)
 
@@ -187,8 +189,13 @@ class _Training:
     def save(self, step: Step) -> None:
         """Writes a checkpoint after this step, unless the fit went wrong."""
         self._settle(step)
-        checkpoint.save(self.folder, self.scorer, self.optimizer, self.progress)
+        clock = time.monotonic()
+        checkpoint.save(self.ledger, self.spec, self.scorer, self.optimizer, self.progress)
         self.saved = time.monotonic()
+        self.save_seconds = self.saved - clock
+
+    def _due(self, now: float) -> bool:
+        return now - self.saved > max(self.saving.seconds, self.save_seconds / CHECKPOINT_SHARE)
 
     def _settle(self, step: Step) -> None:
         self.progress.loss_sum += self.watch.taken()

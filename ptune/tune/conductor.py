@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,7 @@ class Conductor:
         order: folds in the order in which every trial runs them.
         epochs: of one fold.
         evidence: the out-of-fold predictions of a fit, by its signature.
+        others: studies to learn from.
         on_step: called after every new epoch and trial end with the number of steps it settles.
         on_end: called when a trial has ended.
         clock: seconds, for the budget of hours.
@@ -61,6 +62,7 @@ class Conductor:
     order: tuple[int, ...]
     epochs: int
     evidence: Callable[[str], Evidence]
+    others: Sequence[StudyFacts] = ()
     on_step: Callable[[int], object] = lambda steps: None
     on_end: Callable[[], object] = lambda: None
     clock: Callable[[], float] = time.monotonic
@@ -71,7 +73,7 @@ class Conductor:
     def __post_init__(self) -> None:
         config = self.facts.config
         self.proposals = Proposals(config)
-        self.proposals.restore(self.facts)
+        self.proposals.restore(self.facts, self.others)
         self.race = make_race(config, self.epochs)
         verdicts: dict[int, Verdict] = {}
         for event in self.log.events():

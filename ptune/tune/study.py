@@ -10,7 +10,7 @@ from typing import Any
 
 from ptune.cluster import ray_session
 from ptune.config import ExtractConfig, FitSpec, StudyConfig
-from ptune.errors import LedgerError, StudyChanged
+from ptune.errors import BadInput, LedgerError, StudyChanged
 from ptune.extract.report import ExtractReport
 from ptune.extract.store import open_store
 from ptune.home import Home
@@ -57,19 +57,38 @@ def sweep(
     Raises:
         BadInput: something the user gave cannot be used; nothing was written.
         StudyChanged: a study of this name has another cohort, folds, task or objective.
+        StudyBusy: another process runs it.
     """
     manifest, initial_weights = read_inputs(config, folder, home)
     ledger = Ledger(home.ledger)
-    past = read_study(ledger, config.study)
-    with ray_session(home, workers) if _trials_left(config, past) else nullcontext():
-        plan, extraction = make_plan(config, manifest, initial_weights, home, past, workers)
-        facts = open_study(ledger, plan, past)
-        epochs = config.stream(_any_point(config)).epochs
-        conductor = Conductor(
-            facts, ledger.study(config.study), plan.order, epochs, lambda fit: _evidence(ledger, fit), on_end=on_end
-        )
-        complete = not _trials_left(config, past) or run_trials(conductor, plan)
+    others = _learnt_from(config, ledger)
+    log = ledger.study(config.study)
+    with log.lease():
+        past = read_study(ledger, config.study)
+        with ray_session(home, workers) if _trials_left(config, past) else nullcontext():
+            plan, extraction = make_plan(config, manifest, initial_weights, home, past, workers)
+            facts = open_study(ledger, plan, past)
+            epochs = config.stream(_any_point(config)).epochs
+            conductor = Conductor(
+                facts, log, plan.order, epochs, lambda fit: _evidence(ledger, fit), others, on_end=on_end
+            )
+            complete = not _trials_left(config, past) or run_trials(conductor, plan)
     return SweepReport(facts, plan, extraction, conductor.tally, not complete, conductor.problem)
+
+
+def _learnt_from(config: StudyConfig, ledger: Ledger) -> list[StudyFacts]:
+    found = []
+    for name in config.warm_start:
+        facts = read_study(ledger, name)
+        if facts is None or facts.config.task != config.task or facts.config.objective != config.objective:
+            raise BadInput(
+                f"study {config.study!r}, warm_start",
+                f"{name!r} is not in this home" if facts is None else f"{name!r} has another task or objective",
+                "a study of the same task and objective",
+                "`ptune status` lists the studies.",
+            )
+        found.append(facts)
+    return found
 
 
 def _evidence(ledger: Ledger, fit: str) -> Evidence:

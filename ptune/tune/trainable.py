@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -24,6 +25,8 @@ Result = dict[str, Any]
 PAYLOAD = "ptune"
 #: What the reason of a failure starts with when the configuration asks for more than the device has.
 INFEASIBLE = "infeasible"
+#: Between two looks at a fit that another actor trains.
+PATIENCE_SECONDS = 0.5
 
 
 class TrialRunner(tune.Trainable):  # type: ignore[misc]
@@ -41,6 +44,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         self.ledger = Ledger(plan.home.ledger)
         self.store = open_store(plan.home.features, plan.config.extraction)
         self.acceleration = Acceleration.best()
+        self.results: Generator[Result, None, None] | None = None
         share = plan.config.resources.gpu or 1.0
         if self.acceleration.device.type == "cuda" and share < 1:
             torch.cuda.set_per_process_memory_fraction(share)
@@ -48,6 +52,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
 
     def reset_config(self, new_config: Result) -> bool:
         """Takes the next trial without a new process."""
+        self.cleanup()
         stream = self.plan.config.stream(new_config["params"])
         fold = new_config.get("fold")
         self.results = self._guarded(self._trial(stream) if fold is None else self._ahead(stream, fold))
@@ -55,7 +60,13 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
 
     def step(self) -> Result:
         """Returns the next result of the trial."""
+        assert self.results is not None
         return next(self.results)
+
+    def cleanup(self) -> None:
+        """Lets go of the fit that was under way."""
+        if self.results is not None:
+            self.results.close()
 
     def _trial(self, stream: StreamConfig) -> Generator[Result, None, None]:
         metric = self.plan.config.objective.metric
@@ -63,7 +74,7 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         past: list[float] = []
         step = 0
         for fold in self.plan.order:
-            reused = self.ledger.find_fit(self.plan.spec(stream, fold).signature()) is not None
+            reused = self.ledger.find_fit(self.plan.spec(stream, fold).signature(), verify=False) is not None
             epochs = self._epochs(stream, fold)
             value = 0.0
             while True:
@@ -95,10 +106,38 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         yield {"kind": "ready", "fit": self.plan.spec(stream, fold).signature()}
 
     def _epochs(self, stream: StreamConfig, fold: int) -> Generator[Epoch, None, FitRecord]:
+        """Yields the epochs of a fit that no other actor trains meanwhile; at a rung nothing is held."""
         spec = self.plan.spec(stream, fold)
-        keep = rungs_of(self.plan.config, stream.epochs) if fold == self.plan.order[0] else ()
-        saving = Saving(self.plan.config.resources.checkpoint_seconds, keep)
-        return fit_epochs(spec, self.store, self.ledger, self.acceleration, self.plan.home.weights, saving)
+        rungs = rungs_of(self.plan.config, stream.epochs) if fold == self.plan.order[0] else ()
+        saving = Saving(self.plan.config.resources.checkpoint_seconds, rungs)
+        shown = 0
+        while True:
+            with self._claimed(spec.signature()):
+                epochs = fit_epochs(spec, self.store, self.ledger, self.acceleration, self.plan.home.weights, saving)
+                while True:
+                    try:
+                        epoch = next(epochs)
+                    except StopIteration as end:
+                        record: FitRecord = end.value
+                        return record
+                    if epoch.number > shown:
+                        shown = epoch.number
+                        if shown in rungs:
+                            break
+                        yield epoch
+            yield epoch
+
+    @contextmanager
+    def _claimed(self, fit: str) -> Generator[None, None, None]:
+        """Waits until the fit is finished, or this actor's to train."""
+        while self.ledger.find_fit(fit, verify=False) is None:
+            claim = self.ledger.claim(fit)
+            if claim is not None:
+                with claim:
+                    yield
+                return
+            time.sleep(PATIENCE_SECONDS)
+        yield
 
     def _guarded(self, results: Generator[Result, None, None]) -> Generator[Result, None, None]:
         """Adds the seconds that each result took, and ends with the reason when the fit cannot go on."""

@@ -4,9 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from ptune.errors import PromotionRefused, RegistryError
+from ptune.errors import PromotionRefused, RegistryError, StudyBusy
 from ptune.home import Home
+from ptune.ledger import Ledger
+from ptune.track.publish import register_study
 from ptune.track.registry import CANDIDATE, Evidence, Registry
+from tests.example_study import example_study
 
 GOOD = Evidence(metric="f1_weighted", value=0.7, majority=0.5, p_value=0.01, cohort="abc")
 
@@ -78,3 +81,9 @@ def test_a_version_that_ptune_did_not_register_has_no_evidence(registry):
 def test_models_and_aliases_that_are_not_there_are_named(registry):
     with pytest.raises(RegistryError, match=r"model 'nobody': has no champion.*Known models: .*ptune register"):
         registry.version("nobody", "champion")
+
+
+def test_nothing_is_registered_while_the_study_is_run(home):
+    example_study(home.ledger)
+    with Ledger(home.ledger).study("hand").lease(), pytest.raises(StudyBusy, match="study 'hand': is being run by"):
+        register_study(home, "hand")

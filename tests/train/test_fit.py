@@ -39,7 +39,8 @@ def test_a_fit_learns_the_drift_of_unseen_subjects_and_is_trained_once(store, vi
 
     again = fit_epochs(spec, store, ledger, CPU)
     assert [epoch.metrics["loss"] for epoch in again] == losses
-    assert not (record.folder / checkpoint.NAME).exists()
+    with ledger.checkpoint(record.signature) as left:
+        assert left is None
     assert 0 < record.summary["data_wait_share"] < 0.5
 
 
@@ -66,7 +67,8 @@ def test_signature_follows_what_determines_the_fit(videos):
     assert len({spec.signature(), *(other.signature() for other in others)}) == 6
 
 
-def test_checkpoint_of_another_file_format_is_passed_over(tmp_path: Path):
-    (tmp_path / checkpoint.NAME).write_bytes(b"not safetensors")
+def test_checkpoint_of_another_file_format_is_passed_over(videos, tmp_path: Path):
+    spec, ledger = example_spec(videos, {"S06"}), Ledger(tmp_path)
+    ledger.save_checkpoint(spec, lambda path: path.write_bytes(b"not safetensors") and None)
     model = torch.nn.Linear(2, 2)
-    assert checkpoint.load(tmp_path, model, torch.optim.Adam(model.parameters())) is None
+    assert checkpoint.load(ledger, spec.signature(), model, torch.optim.Adam(model.parameters())) is None

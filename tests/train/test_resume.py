@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from dataclasses import replace
 
 import numpy as np
@@ -9,12 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from ptune.errors import FitFailed
+from ptune.errors import FitFailed, StorageError
 from ptune.ledger import Ledger
-from ptune.train import checkpoint, fit
+from ptune.train import fit
 from ptune.train.device import Acceleration
 from ptune.train.fit import run_fit
 from tests.example_features import example_spec, example_videos, write_features
+from tests.example_places import below, s3_server
 
 CPU = Acceleration.best("cpu")
 READ_AHEAD = replace(CPU, prefetch=True)
@@ -51,6 +53,11 @@ def whole(store, spec, tmp_path_factory):
     return run_fit(spec, store, Ledger(tmp_path_factory.mktemp("whole")), CPU)
 
 
+def save_after_every_step(monkeypatch) -> None:
+    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(fit, "CHECKPOINT_SHARE", float("inf"))
+
+
 def interrupt(monkeypatch, name: str, after: int) -> None:
     """Makes a function of the fit raise at its call number `after`, counted from 0; earlier ones save a checkpoint."""
     original, calls = getattr(fit, name), 0
@@ -62,7 +69,7 @@ def interrupt(monkeypatch, name: str, after: int) -> None:
         calls += 1
         return original(*arguments)
 
-    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1.0)
+    save_after_every_step(monkeypatch)
     monkeypatch.setattr(fit, name, dies)
 
 
@@ -94,6 +101,56 @@ def test_a_fit_interrupted_while_it_validates_ends_with_the_same_bytes(store, sp
     assert_same(run_fit(spec, store, ledger, CPU), whole)
 
 
+def test_a_fit_whose_node_is_lost_goes_on_from_the_object_store(store, spec, whole, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with s3_server() as bucket:
+        place = below(bucket)
+        with monkeypatch.context() as patch:
+            interrupt(patch, "focal_loss", after=9)
+            with pytest.raises(Interrupted):
+                run_fit(spec, store, Ledger(place), CPU)
+        with Ledger(place).checkpoint(spec.signature()) as path:
+            assert all(value > 0 for name, value in load_file(path).items() if name.endswith(".step"))
+        assert_same(run_fit(spec, store, Ledger(place), CPU), whole)
+
+
+def test_checkpoints_are_as_rare_as_they_are_slow(store, spec, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(fit.checkpoint, "save", lambda *arguments: saved.append(arguments))
+    save_after_every_step(monkeypatch)
+    run_fit(spec, store, Ledger(tmp_path / "fast"), CPU)
+    assert len(saved) == EPOCHS * (STEPS + 1)
+    saved.clear()
+    monkeypatch.setattr(fit, "CHECKPOINT_SHARE", 1e-12)
+    run_fit(spec, store, Ledger(tmp_path / "slow"), CPU)
+    assert len(saved) == 1
+
+
+def test_a_checkpoint_that_finds_no_room_is_an_error_in_words_and_the_one_before_stays(
+    store, spec, whole, tmp_path, monkeypatch
+):
+    save_after_every_step(monkeypatch)
+    ledger, (soft, hard) = Ledger(tmp_path), resource.getrlimit(resource.RLIMIT_FSIZE)
+    original, calls = fit.checkpoint.save, []
+
+    def save(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit.checkpoint, "save", save)
+        try:
+            with pytest.raises(StorageError, match=r"checkpoint.safetensors: is larger than this process may write"):
+                run_fit(spec, store, ledger, CPU)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with ledger.checkpoint(spec.signature()) as path:
+        assert {int(value) for name, value in load_file(path).items() if name.endswith(".step")} == {2}
+    assert_same(run_fit(spec, store, ledger, CPU), whole)
+
+
 def test_a_loss_that_is_not_a_number_ends_the_fit_and_keeps_the_last_good_checkpoint(
     store, spec, tmp_path, monkeypatch
 ):
@@ -104,12 +161,13 @@ def test_a_loss_that_is_not_a_number_ends_the_fit_and_keeps_the_last_good_checkp
         return original(*arguments) * (float("nan") if len(calls) > 4 else 1)
 
     monkeypatch.setattr(fit, "focal_loss", breaks)
-    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1.0)
+    save_after_every_step(monkeypatch)
     ledger = Ledger(tmp_path)
     with pytest.raises(FitFailed, match=r"epoch 1, batch 3: loss is nan on videos 0{8}"):
         run_fit(spec, store, ledger, READ_AHEAD)
     assert ledger.find_fit(spec.signature()) is None
-    kept = load_file(ledger.fit_folder(spec.signature()) / checkpoint.NAME)
+    with ledger.checkpoint(spec.signature()) as path:
+        kept = load_file(path)
     assert all(value.isfinite().all() for value in kept.values())
     assert {int(value) for name, value in kept.items() if name.endswith(".step")} == {2}
 
@@ -126,8 +184,9 @@ def test_weights_that_are_not_finite_are_never_stored(store, spec, tmp_path, mon
 
     original = fit.focal_loss
     monkeypatch.setattr(fit, "focal_loss", lambda *arguments: Exploding.apply(original(*arguments)))
-    monkeypatch.setattr(fit, "CHECKPOINT_SECONDS", -1.0)
+    save_after_every_step(monkeypatch)
     ledger = Ledger(tmp_path)
     with pytest.raises(FitFailed, match=r"epoch 1, batch 1: weights are not finite after videos"):
         run_fit(spec, store, ledger, CPU)
-    assert not (ledger.fit_folder(spec.signature()) / checkpoint.NAME).exists()
+    with ledger.checkpoint(spec.signature()) as left:
+        assert left is None

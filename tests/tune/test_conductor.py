@@ -253,9 +253,10 @@ def test_a_decision_that_a_crash_came_before_is_taken_after_it(tmp_path, stoppin
         task = conductor.next_task()
         conductor.reported(task.number, epoch(1, value))
     log = Ledger(tmp_path).study("hand")
-    lines = log.path.read_bytes().splitlines(keepends=True)
+    path = tmp_path / "studies" / "hand" / "events.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True)
     assert log.events()[-1]["kind"] == decision
-    log.path.write_bytes(b"".join(lines[:-1]))
+    path.write_bytes(b"".join(lines[:-1]))
     resumed = opened(config, tmp_path)
     assert log.events()[-1]["kind"] == decision
     assert resumed.running.keys() == conductor.running.keys()

@@ -1,0 +1,141 @@
+"""The events of one study, each with its own checksum, in the order in which they were decided."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from ptune.errors import LedgerError, StudyBusy
+from ptune.ledger.layout import before_reading, before_writing, study_folder
+from ptune.ledger.lease import STALE_SECONDS, Holder, Lease, acquire, holder_of
+from ptune.ledger.store import Lines, Store
+
+#: How long an event waits that is added while another process adds one.
+PATIENCE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """This process as the one writer of a study."""
+
+    lease: Lease
+    lines: Lines
+
+
+_writers: dict[tuple[str, str], _Writer] = {}
+_appending = threading.Lock()
+
+
+class StudyLog:
+    """Append-only events of one study; one writer at a time."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self.store, self.name = store, name
+        self._folder = study_folder(name)
+        self._key = (store.identity, name)
+
+    @contextmanager
+    def lease(self, stale_seconds: float = STALE_SECONDS, patience_seconds: float = 0.0) -> Iterator[Lease]:
+        """Makes this process the study's only writer for a while; every StudyLog of the process then writes under it.
+
+        Args:
+            stale_seconds: without a heartbeat for so long, another process may take over.
+            patience_seconds: wait so long for another process to end.
+
+        Raises:
+            StudyBusy: another process runs the study, or another part of this one does.
+        """
+        before_writing(self.store)
+        until = time.monotonic() + patience_seconds
+        while isinstance(lease := acquire(self.store, f"{self._folder}/lease", stale_seconds), Holder):
+            if time.monotonic() > until:
+                raise StudyBusy(
+                    f"study {self.name!r}",
+                    f"is being run by {lease}",
+                    "one process at a time",
+                    "Wait for it to end, or stop it; a process that died gives way by itself.",
+                )
+            time.sleep(0.02)
+        _writers[self._key] = _Writer(lease, self._lines())
+        try:
+            with lease:
+                yield lease
+        finally:
+            del _writers[self._key]
+
+    def holder(self) -> Holder | None:
+        """Returns which process runs the study now, if any."""
+        return holder_of(self.store, f"{self._folder}/lease")
+
+    def append(self, kind: str, **content: Any) -> dict[str, Any]:
+        """Adds one event durably and returns it. Outside of `lease` it takes the lease for this one event.
+
+        Args:
+            kind: opened, proposed, reported, stopped, finished, failed or decided.
+            content: plain JSON values, all finite.
+
+        Raises:
+            StudyBusy: another process runs the study.
+            LeaseLost: this process slept too long, and another may have taken over.
+            StorageError: the event could not be stored.
+        """
+        event = {"kind": kind, **content}
+        body = json.dumps(event, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        line = f"{_checksum(body)} {body}".encode()
+        if not self._written(line):
+            with self.lease(patience_seconds=PATIENCE_SECONDS):
+                self._written(line)
+        return event
+
+    def _written(self, line: bytes) -> bool:
+        writer = _writers.get(self._key)
+        if writer is None:
+            return False
+        with _appending:
+            writer.lease.require()
+            writer.lines.append(line, writer.lease.number)
+        return True
+
+    def exists(self) -> bool:
+        """Returns whether the study has any event."""
+        return self._lines().exists()
+
+    def events(self) -> list[dict[str, Any]]:
+        """Returns all events in order; a line that was torn by a crash is left out.
+
+        Raises:
+            LedgerError: a whole line does not match its checksum.
+        """
+        return self.scan()[0]
+
+    def scan(self) -> tuple[list[dict[str, Any]], int]:
+        """Returns all events, and how many lines a crash has torn."""
+        before_reading(self.store)
+        found, torn = [], 0
+        for line in self._lines().read():
+            digest, _, body = line.text.decode("utf-8", "replace").partition(" ")
+            if not line.whole:
+                torn += 1
+            elif digest == _checksum(body):
+                found.append(json.loads(body))
+            else:
+                raise LedgerError(
+                    f"study {self.name}, event {line.where}",
+                    "does not match its checksum",
+                    "the bytes that were written",
+                    "Restore the study's events from a backup, or delete the line: that event then never was.",
+                )
+        return found, torn
+
+    def _lines(self) -> Lines:
+        return self.store.lines(f"{self._folder}/events")
+
+
+def _checksum(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()[:16]
