@@ -1,6 +1,7 @@
 """Proposals, the race and what they record, on plain Python: no Ray."""
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from ptune.replay import TrialFacts, read_study
 from ptune.tune.conductor import Conductor
 from ptune.tune.evidence import Evidence
 from ptune.tune.searcher import Proposals
+from tests.example_crashes import Died, failing_at
 
 EPOCHS, FOLDS = 3, 3
 
@@ -37,8 +39,8 @@ def study(**changes):
 
 def quality(params):
     """Stands for training: a smooth function of the settings."""
-    base = {"rgb": 0.3, "flow": 0.5, "mb": 0.6}[params["modality"]]
-    return base + 0.01 * params["segments"] + 0.02 * params["attention"]
+    base = {"rgb": 0.3, "flow": 0.5, "mb": 0.6}[params.get("modality", "mb")]
+    return base + 0.01 * params["segments"] + 0.02 * params.get("attention", False)
 
 
 def opened(config, root, **settings):
@@ -294,3 +296,37 @@ def test_what_would_make_every_trial_fail_ends_the_launch_and_no_trial(tmp_path)
     assert conductor.next_task() is None
     assert not conductor.reported(task.number, epoch(1, 0.5))
     assert read_study(Ledger(tmp_path), "hand").trials[0].state == "running"
+
+
+def play(config, root):
+    """Runs a study on one actor from wherever it is to its end; returns what it found."""
+    with Ledger(root).study("hand").lease():
+        conductor = opened(config, root)
+        run_all(conductor)
+    trials = read_study(Ledger(root), "hand").trials
+    return {number: (trial.params, trial.state, trial.reason, trial.value) for number, trial in trials.items()}
+
+
+def dies(*arguments, **options):
+    raise Died
+
+
+@pytest.mark.parametrize("stopping", ["race", "asha"])
+def test_a_study_that_dies_at_any_write_of_an_event_ends_as_an_undisturbed_one(tmp_path, stopping):
+    config = study(
+        budget={"trials": 7},
+        stopping=stopping,
+        space={"segments": {"int": [1, 8]}},
+        fixed={"epochs": 3, "modality": "mb"},
+    )
+    with failing_at(0, dies, ("write",)) as count:
+        whole = play(config, tmp_path / "whole")
+    assert {state for _, state, _, _ in whole.values()} == {"finished", "stopped"}
+    every = 1 if os.environ.get("PTUNE_FULL") else 5
+    for number in range(1, count[0] + 1, every):
+        root = tmp_path / str(number)
+        with pytest.raises(Died), failing_at(number, dies, ("write",)):
+            play(config, root)
+        assert play(config, root) == whole
+        kinds = [event["kind"] for event in Ledger(root).study("hand").events()]
+        assert kinds.count("finished") + kinds.count("stopped") == kinds.count("proposed") == 7
