@@ -101,10 +101,15 @@ def quantize(flow: Flow) -> npt.NDArray[np.int16]:
     Raises:
         ValueError: a value is not a number.
     """
-    scaled = np.rint(flow / np.float32(FLOW_UNIT))
-    if np.isnan(scaled).any():
-        raise ValueError("flow holds values that are not numbers")
-    stored: npt.NDArray[np.int16] = np.clip(scaled, -FLOW_LIMIT, FLOW_LIMIT).astype(np.int16)
+    stored = np.empty(flow.shape, np.int16)
+    # Frame by frame, so that what is between float and integer stays in the cache.
+    for target, frame in zip(np.atleast_2d(stored), np.atleast_2d(flow), strict=True):
+        scaled = np.divide(frame, np.float32(FLOW_UNIT))
+        np.rint(scaled, out=scaled)
+        if np.isnan(scaled).any():
+            raise ValueError("flow holds values that are not numbers")
+        np.clip(scaled, -FLOW_LIMIT, FLOW_LIMIT, out=scaled)
+        target[...] = scaled
     return stored
 
 

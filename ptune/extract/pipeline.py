@@ -199,7 +199,8 @@ class _Rows:
 def _requests(
     pending: Sequence[Video], config: ExtractConfig, store: FeatureStore, backend: str, allow_damaged: bool
 ) -> list[work.Row]:
-    """Returns a row per video; large files start first, so that none is left to the end.
+    """Returns a row per video: the smallest file, so that flow begins at once, then the largest, so that no long one is
+    left to the end.
 
     Everything travels in rows: arguments of a worker would be printed with Ray's plan.
     """
@@ -217,7 +218,7 @@ def _requests(
             "end_seconds": math.inf if video.end_seconds is None else video.end_seconds,
             **common,
         }
-        for video in _largest_first(pending)
+        for video in _in_turn(pending)
     ]
 
 
@@ -277,14 +278,15 @@ def _expected_pairs(video: Video) -> int:
     return max((probe(video.path, Part(video.start_seconds, video.end_seconds)) or 2) - 1, 1)
 
 
-def _largest_first(videos: Sequence[Video]) -> list[Video]:
+def _in_turn(videos: Sequence[Video]) -> list[Video]:
     def size(video: Video) -> int:
         try:
             return os.stat(video.path).st_size
         except OSError:
             return 0
 
-    return sorted(videos, key=size, reverse=True)
+    ordered = sorted(videos, key=size)
+    return [*ordered[:1], *reversed(ordered[1:])]
 
 
 def _hush(context: Any) -> None:
