@@ -97,7 +97,7 @@ class LocalStore:
         """Walks the folder; what vanishes meanwhile is left out."""
         found = []
         with storing(folder or "its folder"):
-            for parent, _, names in os.walk(self.root / folder):
+            for parent, _, names in os.walk(self.root / folder, onerror=_unless_gone, followlinks=True):
                 below = Path(parent).relative_to(self.root).as_posix()
                 found += [self.entry(name if below == "." else f"{below}/{name}") for name in names]
         return sorted((entry for entry in found if entry), key=lambda entry: entry.name)
@@ -186,6 +186,11 @@ class _FileLines:
                 return []
         found = [Line(f"line {number}", text, not text.endswith(TORN)) for number, text in enumerate(lines, 1)]
         return found + ([Line(f"line {len(lines) + 1}", rest, False)] if rest else [])
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _made(path: Path, content: bytes) -> bool:
