@@ -158,7 +158,6 @@ class _FileLines:
 
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
-        self.found = False
 
     def append(self, line: bytes, fence: int) -> None:
         with storing(self.name):
@@ -166,14 +165,14 @@ class _FileLines:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             try:
                 size = os.lseek(descriptor, 0, os.SEEK_END)
+                if size == 0:
+                    # First, so that a log with any line in it is known to last.
+                    sync_folder(self.path.parent)
                 torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
                 write_all(descriptor, (TORN + b"\n" if torn else b"") + line + b"\n")
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            if not self.found:
-                sync_folder(self.path.parent)
-                self.found = True
 
     def exists(self) -> bool:
         return self.path.exists()
