@@ -169,6 +169,7 @@ def _torn(original: Callable[..., Any], descriptor: int, content: Any) -> None:
 
 def _crash_at(number: int, root: Path, how: str) -> None:
     """Runs the sequence in this process, which dies at write `number` or ends after the last."""
+    os.fsync = lambda descriptor: None  # What a process leaves that dies does not depend on it.
     acknowledged, write = os.open(f"{root}.done", os.O_WRONLY | os.O_CREAT), os.write
     names, fail = (("write",), _torn) if how == "torn" else (CALLS, _before)
     with failing_at(number, fail, names):
@@ -177,6 +178,7 @@ def _crash_at(number: int, root: Path, how: str) -> None:
 
 
 def _crash_everywhere(folder: Path, how: str) -> int:
+    sequence(folder / "whole")  # So that the many processes find all modules loaded.
     for number in itertools.count(1):
         root = folder / f"{number:04d}"
         root.mkdir()

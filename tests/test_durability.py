@@ -34,6 +34,12 @@ from tests.example_places import below, s3_server
 from tests.example_power_loss import recording
 
 
+@pytest.fixture(autouse=True)
+def without_waiting_for_the_disk(monkeypatch):
+    """No test here cuts the power for real: what was synced is recorded, the disk need not turn for it."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 @pytest.fixture
 def as_new(monkeypatch):
     """Makes this process forget what it verified, as a process that opens a ledger for the first time."""

@@ -249,6 +249,9 @@ def test_a_ledger_that_a_newer_ptune_wrote_is_refused_whole(place):
         with pytest.raises(LedgerError, match="newer ptune"):
             use()
     assert [entry.name for entry in Ledger(place).store.entries("")] == ["ledger.json"]
+    damage(place, "ledger.json", b'{"schema')
+    with pytest.raises(LedgerError, match=r"ledger.json is damaged.*Remove ledger.json if"):
+        Ledger(place).find_fit(SPEC.signature())
 
 
 def test_an_object_store_that_refuses_or_is_away_is_said_in_words(bucket):

@@ -4,19 +4,22 @@ import errno
 import json
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from ptune.errors import LeaseLost, StorageError, StudyBusy
-from ptune.home import write_new
-from ptune.ledger import Ledger, lease
+from ptune.home import write_bytes, write_new
+from ptune.ledger import Ledger, lease, predictions_table
 from ptune.ledger.lease import Holder, acquire
 from ptune.ledger.local import LocalStore
+from ptune.upkeep.check import check
 from tests.example_crashes import full_after
 from tests.example_places import folder_or_prefix, s3_server
 from tests.test_ledger import ROWS, SPEC, add
@@ -304,8 +307,6 @@ def test_a_lease_half_written_by_a_crash_is_overcome_when_it_is_old(tmp_path):
 def first_touch(root: str, worker: int, start, failures) -> None:
     try:
         ledger = Ledger(root)
-        from ptune.ledger import predictions_table
-
         start.wait()
         own = SPEC.model_copy(update={"seed": 1000 + worker})
         for spec in (own, SPEC):
@@ -336,6 +337,64 @@ def test_sixteen_processes_touch_an_empty_ledger_first(tmp_path):
     fit = ledger.find_fit(SIGNATURE)
     fit.verify(deep=True)
     assert fit.weights.read_bytes() == f"weights of worker {int(fit.history[0]['loss'])}".encode()
+
+
+FITS = [SPEC.model_copy(update={"seed": seed}) for seed in range(12)]
+
+
+def train_all(root: str, failures) -> None:
+    """Trains what is left, slowly, and shouts when another living worker is at the same fit."""
+    try:
+        ledger = Ledger(root)
+        while left := [spec for spec in FITS if ledger.find_fit(spec.signature()) is None]:
+            spec = random.choice(left)
+            claim = ledger.claim(spec.signature())
+            if claim is None:
+                time.sleep(0.005)
+                continue
+            with claim:
+                if ledger.find_fit(spec.signature()) is not None:
+                    continue
+                at_work = Path(root).parent / f"at-work-{spec.seed}"
+                if at_work.exists() and lease._started(int(at_work.read_text() or 0)):
+                    failures.put(f"fit {spec.seed} is trained by two")
+                write_bytes(at_work, str(os.getpid()).encode())
+                for step in range(4):
+                    ledger.save_checkpoint(spec, lambda path, step=step: write_new(path, b"step %d" % step))
+                    time.sleep(0.02)
+                at_work.unlink()
+                ledger.add_fit(spec, [{"loss": 1.0}], predictions_table(ROWS), b"weights", {"seconds": 1.0})
+                ledger.discard_checkpoint(spec.signature())
+    except BaseException as error:
+        failures.put(repr(error))
+
+
+def test_workers_that_are_killed_at_random_train_every_fit_and_none_twice_at_once(tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    failures, chance = context.Queue(), random.Random(0)
+    root = tmp_path / "ledger"
+
+    def started():
+        worker = context.Process(target=train_all, args=(str(root), failures))
+        worker.start()
+        return worker
+
+    workers = [started() for _ in range(3)]
+    kills = 0
+    while kills < 12 and not all(Ledger(root).find_fit(spec.signature()) for spec in FITS):
+        time.sleep(chance.uniform(0.05, 0.3))
+        index = chance.randrange(len(workers))
+        workers[index].kill()
+        workers[index].join()
+        workers[index] = started()
+        kills += 1
+    for worker in workers:
+        worker.join(120)
+    assert failures.empty(), failures.get()
+    assert kills >= 3
+    assert all(Ledger(root).find_fit(spec.signature()) for spec in FITS)
+    health = check(Ledger(root))
+    assert (health.fits, health.problems) == (len(FITS), [])
 
 
 def append_many(root: str, worker: int, failures) -> None:

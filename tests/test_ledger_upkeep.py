@@ -1,5 +1,6 @@
 """`ptune ledger check` finds what is wrong, `ptune ledger gc` what may go; neither touches what is in use."""
 
+import errno
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from ptune.cli import cli
+from ptune.errors import StorageError
 from ptune.ledger import Ledger, predictions_table
 from ptune.ledger.layout import CHECKPOINT, COMPLETE, SPEC, WEIGHTS, fit_folder
 from ptune.replay import read_study
@@ -202,6 +204,29 @@ def test_as_long_as_a_study_is_run_only_leftovers_go(ledger):
     assert [item.what for item in garbage.items] == ["fits/.weights.0123.part"]
     assert "kept while studies are being run: hand" in garbage.text(True)
     assert len(remove_garbage(ledger).items) == 1
+
+
+def test_studies_that_cannot_be_listed_are_no_reason_to_remove_their_fits(ledger, monkeypatch):
+    age(ledger)
+    scandir = os.scandir
+
+    def refuses(path):
+        if str(path).endswith("studies"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuses)
+    for use in (find_garbage, remove_garbage, check):
+        with pytest.raises(StorageError, match="Input/output error"):
+            use(ledger)
+
+
+def test_a_part_of_the_ledger_that_lies_elsewhere_by_a_link_belongs_to_it(ledger, tmp_path):
+    age(ledger)
+    shutil.move(ledger.store.root / "studies", tmp_path / "elsewhere")
+    (ledger.store.root / "studies").symlink_to(tmp_path / "elsewhere")
+    assert find_garbage(ledger).items == []
+    assert check(ledger).studies == 1
 
 
 def test_files_that_a_finished_fit_needs_no_more_go(ledger):

@@ -68,8 +68,16 @@ def before_reading(store: Store) -> None:
         return
     content = store.read(SCHEMA)
     if content is not None:
-        require_readable(int(json.loads(content)["schema_version"]), "ledger")
+        require_readable(_version(content), "ledger")
         _READABLE.add(store.identity)
+
+
+def _version(content: bytes) -> int:
+    try:
+        return int(json.loads(content)["schema_version"])
+    except (ValueError, KeyError, TypeError):
+        remedy = f"Remove {SCHEMA} if all else was written by this ptune; it says nothing else."
+        raise LedgerError("ledger", f"{SCHEMA} is damaged", "the version of the ledger's layout", remedy) from None
 
 
 def before_writing(store: Store) -> None:

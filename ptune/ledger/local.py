@@ -97,7 +97,7 @@ class LocalStore:
         """Walks the folder; what vanishes meanwhile is left out."""
         found = []
         with storing(folder or "its folder"):
-            for parent, _, names in os.walk(self.root / folder):
+            for parent, _, names in os.walk(self.root / folder, onerror=_unless_gone, followlinks=True):
                 below = Path(parent).relative_to(self.root).as_posix()
                 found += [self.entry(name if below == "." else f"{below}/{name}") for name in names]
         return sorted((entry for entry in found if entry), key=lambda entry: entry.name)
@@ -158,7 +158,6 @@ class _FileLines:
 
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
-        self.found = False
 
     def append(self, line: bytes, fence: int) -> None:
         with storing(self.name):
@@ -166,14 +165,14 @@ class _FileLines:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
             try:
                 size = os.lseek(descriptor, 0, os.SEEK_END)
+                if size == 0:
+                    # First, so that a log with any line in it is known to last.
+                    sync_folder(self.path.parent)
                 torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
                 write_all(descriptor, (TORN + b"\n" if torn else b"") + line + b"\n")
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
-            if not self.found:
-                sync_folder(self.path.parent)
-                self.found = True
 
     def exists(self) -> bool:
         return self.path.exists()
@@ -186,6 +185,11 @@ class _FileLines:
                 return []
         found = [Line(f"line {number}", text, not text.endswith(TORN)) for number, text in enumerate(lines, 1)]
         return found + ([Line(f"line {len(lines) + 1}", rest, False)] if rest else [])
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _made(path: Path, content: bytes) -> bool:

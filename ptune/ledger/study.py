@@ -77,7 +77,7 @@ class StudyLog:
         """Adds one event durably and returns it. Outside of `lease` it takes the lease for this one event.
 
         Args:
-            kind: opened, proposed, reported, stopped, finished, failed or decided.
+            kind: opened, proposed, reported, fitted, stopped, finished, failed or decided.
             content: plain JSON values, all finite.
 
         Raises:
