@@ -294,3 +294,17 @@ def test_what_would_make_every_trial_fail_ends_the_launch_and_no_trial(tmp_path)
     assert conductor.next_task() is None
     assert not conductor.reported(task.number, epoch(1, 0.5))
     assert read_study(Ledger(tmp_path), "hand").trials[0].state == "running"
+
+
+def test_a_fold_without_usable_predictions_fails_its_trial_and_the_study_can_be_resumed(tmp_path):
+    def no_numbers(fit):
+        return Evidence(("a", "b"), ("A", "B"), np.array([0.0, np.nan]))
+
+    conductor = opened(study(stopping="none"), tmp_path)
+    conductor.evidence = no_numbers
+    trial = conductor.next_task().number
+    for step in range(1, EPOCHS + 1):
+        assert conductor.reported(trial, epoch(step, 0.5))
+    assert not conductor.reported(trial, fitted(trial, 0))
+    assert conductor.facts.trials[trial].state == "failed"
+    assert opened(study(stopping="none"), tmp_path).next_task().number == trial + 1
