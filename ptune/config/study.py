@@ -87,6 +87,14 @@ class Dimension(Strict):
             raise ValueError("choice is empty")
         return self
 
+    def contains(self, value: Any) -> bool:
+        """Returns whether a value is one of the dimension's; True is no number here, and 2.5 no int."""
+        if self.choice is not None:
+            return any(value == other and isinstance(value, bool) == isinstance(other, bool) for other in self.choice)
+        kinds = (int,) if self.int_ else (int, float)
+        bounds = self.int_ or self.float_
+        return bounds is not None and type(value) in kinds and bounds[0] <= value <= bounds[1]
+
     def values(self) -> tuple[Value, ...]:
         """Returns extreme values of the dimension, to check that settings accept them."""
         return self.choice if self.choice is not None else tuple(self.int_ or self.float_ or ())
@@ -161,11 +169,13 @@ class StudyConfig(Strict):
     @model_validator(mode="after")
     def _streams_exist(self) -> Self:
         for start in self.start_from:
-            for name in start if isinstance(start, dict) else ():
+            for name, value in start.items() if isinstance(start, dict) else ():
                 if name not in self.space:
                     raise ValueError(
                         f"start_from names {name!r}, which is not searched{nearest(name, list(self.space))}"
                     )
+                if not self.space[name].contains(value):
+                    raise ValueError(f"start_from gives {name!r} the value {value!r}, which is not in its space")
         if self.search == "grid" and any(dimension.float_ for dimension in self.space.values()):
             raise ValueError("a grid needs choices and ints; give floats as choices")
         twice = sorted(set(self.space) & set(self.fixed))

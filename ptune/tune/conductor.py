@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ptune.errors import FitFailed
 from ptune.ledger import StudyLog
 from ptune.replay import Report, StudyFacts, TrialFacts
 from ptune.tune.evidence import Evidence
@@ -237,6 +238,11 @@ class Conductor:
         if result["fold"] in trial.fits:
             self._charge(trial, result["seconds"])
             return GO
+        try:
+            evidence = self.evidence(result["fit"])
+        except FitFailed as problem:
+            self.failed(trial.number, str(problem), result["seconds"])
+            return Verdict("stop")
         reused = result["reused"] and result["fit"] not in self.trained_ahead
         self._record("fitted", trial, result["seconds"], fold=result["fold"], fit=result["fit"], reused=reused)
         trial.fits[result["fold"]] = result["fit"]
@@ -245,7 +251,7 @@ class Conductor:
         else:
             self.tally.fits_trained += 1
         position = self.order.index(result["fold"])
-        return self.race.fold(trial.number, trial.group, position, self.evidence(result["fit"]))
+        return self.race.fold(trial.number, trial.group, position, evidence)
 
     def _end(self, trial: TrialFacts, state: Any, seconds: float = 0.0, reason: str = "", **content: Any) -> None:
         self._record(state, trial, seconds, **({"reason": reason} if reason else {}), **content)

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from ptune.errors import FitFailed
+
 Floats = npt.NDArray[np.float64]
 
 
@@ -24,11 +26,18 @@ class Evidence:
         videos: ids, N of them.
         subjects: of each video.
         losses: float64 [N], a proper score, lower is better.
+
+    Raises:
+        FitFailed: a loss is not finite; it would be neither better nor worse than any other.
     """
 
     videos: tuple[str, ...]
     subjects: tuple[str, ...]
     losses: Floats
+
+    def __post_init__(self) -> None:
+        if not np.isfinite(self.losses).all():
+            raise FitFailed("predictions", "not finite", "probabilities of each video")
 
 
 def evidence_of(rows: Sequence[Mapping[str, Any]]) -> Evidence:

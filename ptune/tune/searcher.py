@@ -5,11 +5,11 @@ from __future__ import annotations
 import warnings
 import zlib
 from bisect import insort
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import optuna
+from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ptune.config import StudyConfig
@@ -17,7 +17,8 @@ from ptune.errors import BadInput, ConfigError
 from ptune.replay import StudyFacts, TrialFacts
 from ptune.tune.space import Params, all_points, distributions, fits_space, groups, start_points, suggest
 
-DUPLICATE_DRAWS = 20
+#: Draws of a known point after which a finite space is listed, and further draws, at random, where it cannot be.
+DUPLICATE_DRAWS, BLIND_DRAWS = 20, 500
 STARTUP_TRIALS = 4
 #: What Optuna is shown of a long study, its best trials and its latest: a proposal takes as long as any before it.
 BEST, LATEST = 40, 80
@@ -39,20 +40,27 @@ class _Group:
     share: int = 0
     exhausted: bool = False
     best: list[tuple[tuple[float, ...], int, FrozenTrial]] = field(default_factory=list)
-    latest: deque[tuple[int, FrozenTrial]] = field(default_factory=lambda: deque(maxlen=LATEST))
+    latest: dict[int, FrozenTrial] = field(default_factory=dict)
     open: dict[int, FrozenTrial] = field(default_factory=dict)
 
     def rest(self, number: int, rank: tuple[float, ...], trial: FrozenTrial) -> None:
         """Takes a trial that does not run now; the lower its rank, the better."""
-        self.open.pop(number, None)
-        self.best = [entry for entry in self.best if entry[1] != number]
+        self.forget(number)
         insort(self.best, (rank, number, trial))
         del self.best[BEST:]
-        self.latest.append((number, trial))
+        self.latest[number] = trial
+        if len(self.latest) > LATEST:
+            del self.latest[next(iter(self.latest))]
+
+    def forget(self, number: int) -> None:
+        """Takes a trial away, of which nothing is to be learnt."""
+        self.open.pop(number, None)
+        self.latest.pop(number, None)
+        self.best = [entry for entry in self.best if entry[1] != number]
 
     def shown(self) -> Iterator[FrozenTrial]:
         """Returns what Optuna is shown, in the order of numbers; of what is known of a trial, the latest."""
-        known = {number: trial for _, number, trial in self.best} | dict(self.latest) | self.open
+        known = {number: trial for _, number, trial in self.best} | self.latest | self.open
         return (known[number] for number in sorted(known))
 
 
@@ -68,6 +76,7 @@ class Proposals:
         self.config = config
         self.groups = {name: _Group() for name in groups(config)}
         self.starts = {name: start_points(config, name) for name in self.groups}
+        self.grids = {name: iter(all_points(config, name) or ()) for name in self.groups if config.search == "grid"}
         self.seen: set[str] = set()
         self.count = 0
         self.next_number = 0
@@ -79,10 +88,10 @@ class Proposals:
             others: studies of the same task and objective, to learn from; they take no share of the budget, and their
                 points may be proposed again.
         """
-        for other in others:
-            for trial in other.trials.values():
-                if trial.group in self.groups and trial.state != "running" and fits_space(self.config, trial.params):
-                    self._learn(trial, -1 - trial.number)
+        learnt = (trial for other in others for trial in other.trials.values() if trial.state != "running")
+        for place, trial in enumerate(learnt, start=1):
+            if trial.group in self.groups and fits_space(self.config, trial.params):
+                self._learn(trial, -place)
         for trial in sorted(facts.trials.values(), key=lambda trial: trial.number):
             self.next_number = trial.number + 1
             if trial.revision == facts.revision:
@@ -133,7 +142,7 @@ class Proposals:
             rank = (1.0, -last.step, -last.value) if last else (2.0,)
             group.rest(number, rank, self._frozen(trial.params, TrialState.PRUNED, reported=reported))
         elif trial.state == "failed":
-            group.open.pop(number, None)
+            group.forget(number)
         else:
             group.open[number] = self._frozen(trial.params, TrialState.RUNNING)
 
@@ -160,26 +169,34 @@ class Proposals:
         self.count += 1
         self.groups[name].share += 1
         self.seen.add(self._key(params))
+        starts = self.starts[name]
+        begun = (start for start in starts if all(params.get(key, value) == value for key, value in start.items()))
+        if (start := next(begun, None)) is not None:
+            starts.remove(start)
 
     def _draw(self, name: str) -> Params | None:
         if self.config.search == "grid":
-            return next((point for point in all_points(self.config, name) or () if self._is_new(point)), None)
+            return next(filter(self._is_new, self.grids[name]), None)
         study = self._study(name)
         starts = self.starts[name]
         while starts:
-            study.enqueue_trial(starts.pop(0), skip_if_exists=False)
+            study.enqueue_trial(starts[0], skip_if_exists=False)
             params = suggest(study.ask(), self.config, name)
             if self._is_new(params):
                 return params
-        for attempt in range(DUPLICATE_DRAWS):
-            study.sampler = self._sampler(self._seed(name, attempt))
+            starts.pop(0)
+        for attempt in range(DUPLICATE_DRAWS + BLIND_DRAWS):
+            seed = self._seed(name, attempt)
+            study.sampler = self._sampler(seed) if attempt < DUPLICATE_DRAWS else RandomSampler(seed=seed)
             asked = study.ask()
             params = suggest(asked, self.config, name)
             if self._is_new(params):
                 return params
             study.tell(asked, state=TrialState.FAIL)
-        rest = [point for point in all_points(self.config, name) or () if self._is_new(point)]
-        return rest[self._seed(name, DUPLICATE_DRAWS) % len(rest)] if rest else None
+            if attempt == DUPLICATE_DRAWS - 1 and (points := all_points(self.config, name)) is not None:
+                rest = [point for point in points if self._is_new(point)]
+                return rest[seed % len(rest)] if rest else None
+        return None
 
     def _study(self, name: str) -> optuna.Study:
         study = optuna.create_study(direction="maximize", sampler=self._sampler(self._seed(name, 0)))
@@ -188,7 +205,7 @@ class Proposals:
 
     def _sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         if self.config.search == "random":
-            return optuna.samplers.RandomSampler(seed=seed)
+            return RandomSampler(seed=seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return optuna.samplers.TPESampler(

@@ -77,7 +77,7 @@ def start_points(study: StudyConfig, group: str) -> list[Params]:
 def fits_space(study: StudyConfig, params: Params) -> bool:
     """Returns whether a point has a value, within bounds, for each setting whose condition holds, and no other."""
     needed = {name for name, dimension in _ordered(study.space) if _holds(dimension, params)}
-    return set(params) == needed and all(_contains(study.space[name], params[name]) for name in needed)
+    return set(params) == needed and all(study.space[name].contains(params[name]) for name in needed)
 
 
 def _paper_point(study: StudyConfig) -> Params:
@@ -87,7 +87,7 @@ def _paper_point(study: StudyConfig) -> Params:
         value: Any = defaults
         for part in name.split("."):
             value = value[part]
-        if name != "modality" and _contains(dimension, value):
+        if name != "modality" and dimension.contains(value):
             point[name] = value
     return point
 
@@ -130,10 +130,3 @@ def _ordered(space: dict[str, Dimension]) -> list[tuple[str, Dimension]]:
 
 def _holds(dimension: Dimension, params: Params) -> bool:
     return all(params.get(other) == value for other, value in dimension.when.items())
-
-
-def _contains(dimension: Dimension, value: Any) -> bool:
-    if dimension.choice is not None:
-        return value in dimension.choice
-    bounds = dimension.int_ or dimension.float_
-    return bounds is not None and isinstance(value, int | float) and bounds[0] <= value <= bounds[1]

@@ -330,3 +330,17 @@ def test_a_study_that_dies_at_any_write_of_an_event_ends_as_an_undisturbed_one(t
         assert play(config, root) == whole
         kinds = [event["kind"] for event in Ledger(root).study("hand").events()]
         assert kinds.count("finished") + kinds.count("stopped") == kinds.count("proposed") == 7
+
+
+def test_a_fold_without_usable_predictions_fails_its_trial_and_the_study_can_be_resumed(tmp_path):
+    def no_numbers(fit):
+        return Evidence(("a", "b"), ("A", "B"), np.array([0.0, np.nan]))
+
+    conductor = opened(study(stopping="none"), tmp_path)
+    conductor.evidence = no_numbers
+    trial = conductor.next_task().number
+    for step in range(1, EPOCHS + 1):
+        assert conductor.reported(trial, epoch(step, 0.5))
+    assert not conductor.reported(trial, fitted(trial, 0))
+    assert conductor.facts.trials[trial].state == "failed"
+    assert opened(study(stopping="none"), tmp_path).next_task().number == trial + 1

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from ptune.config import FitVideo
+from ptune.errors import FitFailed
 from ptune.tune.evidence import Evidence, evidence_of, joined, p_worse
 from ptune.tune.race import FoldRace, epoch_rungs, fold_order
 from ptune.tune.rules import GO, WAIT, Asha, Median, Never
@@ -221,3 +222,9 @@ def test_nothing_is_stopped_by_no_rule():
     rule = Never()
     assert rule.epoch(0, "flow", 0, 1, 1, 0.0) == GO
     assert (rule.next(), rule.close(), rule.hopeless()) == (None, None, [])
+
+
+def test_predictions_that_are_not_numbers_are_no_evidence():
+    rows = [{"video_id": "a", "subject": "S1", "label": 1, "probabilities": [math.nan, 0.5, 0.5]}]
+    with pytest.raises(FitFailed, match="not finite"):
+        evidence_of(rows)

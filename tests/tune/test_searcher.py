@@ -156,3 +156,72 @@ def test_optuna_accepts_every_state_that_it_is_shown():
     made = optuna.create_study(direction="maximize")
     made.add_trials(shown(proposals))
     assert made.best_value == 0.5
+
+
+def test_what_a_study_started_from_is_not_started_again_after_a_restart():
+    """Starts that leave settings open are drawn differently each time, so that their repeats would look new."""
+    config = study(start_from=["paper", {"segments": 7}, {"segments": 2}])
+    before = Proposals(config)
+    facts = StudyFacts(config, {}, {})
+    for _ in range(2):
+        trial = ended(before.next())
+        facts.trials[trial.number] = trial
+        before.tell(trial)
+    after = Proposals(config)
+    after.restore(facts)
+    assert after.next() == before.next()
+    assert before.groups["flow"].open[2].params["segments"] == 2
+    assert after.next() == before.next()
+
+
+def test_a_point_to_start_from_must_lie_in_the_space():
+    for wrong in ({"segments": 9}, {"segments": 2.5}, {"attention": "yes"}):
+        with pytest.raises(ConfigError, match="start_from"):
+            study(start_from=[wrong])
+
+
+def test_a_search_learns_from_every_study_it_is_given():
+    """Two studies number their trials alike; neither hides the other."""
+    others = []
+    for value in (0.2, 0.8):
+        source = Proposals(study(seed=int(10 * value)))
+        facts = StudyFacts(study(), {}, {})
+        for _ in range(3):
+            trial = ended(source.next(), value=value)
+            facts.trials[trial.number] = trial
+        others.append(facts)
+    warm = Proposals(study(seed=1))
+    warm.restore(StudyFacts(study(seed=1), {}, {}), others)
+    assert sorted(trial.value for trial in shown(warm)) == [0.2] * 3 + [0.8] * 3
+
+
+def test_a_space_with_a_continuous_part_is_never_exhausted():
+    """Nearly all draws fall on the 19 choices that have no width; the one that has goes on for ever."""
+    space = {
+        "segments": {"int": [1, 20]},
+        "attention_width": {"int": [64, 512], "when": {"segments": 20}},
+        "focal.gamma": {"float": [0.0, 5.0], "when": {"segments": 20}},
+    }
+    proposals = Proposals(study(space=space, search="random"))
+    assert len(list(itertools.islice(iter(proposals.next, None), 60))) == 60
+
+
+def test_a_trial_that_failed_after_it_waited_is_not_shown():
+    proposals = Proposals(study())
+    trial = ended(proposals.next(), "running")
+    trial.waiting = True
+    proposals.tell(trial)
+    trial.waiting, trial.state = False, "failed"
+    proposals.tell(trial)
+    assert shown(proposals) == []
+
+
+def test_a_grid_takes_as_long_for_its_last_points_as_for_its_first():
+    """Counted, not timed: how many streams are hashed for each point."""
+    space = {"segments": {"int": [1, 20]}, "attention_width": {"int": [64, 163]}}
+    proposals, hashed = Proposals(study(search="grid", space=space, budget={"trials": 2000})), []
+    plain = proposals._key
+    proposals._key = lambda params: hashed.append(1) or plain(params)
+    points = [proposal.params for proposal in iter(proposals.next, None)]
+    assert len(points) == 2000
+    assert len(hashed) <= 3 * len(points)
