@@ -12,7 +12,7 @@ import traceback
 import click
 
 from ptune import __version__
-from ptune.cli import data, models, studies
+from ptune.cli import data, exchange, models, studies
 from ptune.errors import PtuneError
 
 
@@ -28,7 +28,7 @@ def cli(debug: bool) -> None:
         os.environ["PTUNE_DEBUG"] = "1"
 
 
-for command in (*data.COMMANDS, *studies.COMMANDS, *models.COMMANDS):
+for command in (*data.COMMANDS, *studies.COMMANDS, *models.COMMANDS, *exchange.COMMANDS):
     cli.add_command(command)
 
 
