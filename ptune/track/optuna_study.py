@@ -37,7 +37,6 @@ def to_optuna(facts: StudyFacts, storage: BaseStorage | None = None) -> optuna.S
     objective = facts.config.objective
     direction = "maximize" if objective.mode == "max" else "minimize"
     study = optuna.create_study(storage=storage, study_name=facts.config.study, direction=direction)
-    study.set_metric_names([objective.metric])
     space = {name: distribution(dimension) for name, dimension in facts.config.space.items()}
     study.add_trials([_trial(trial, space) for _, trial in sorted(facts.trials.items())])
     return study

@@ -24,6 +24,7 @@ stay_quiet()
 # What failed is looked up and sent again by whoever called, so MLflow itself tries once.
 os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 
 from mlflow.entities import DatasetInput, Metric, Param, Run, RunTag  # noqa: E402
 from mlflow.tracking import MlflowClient  # noqa: E402
@@ -48,14 +49,12 @@ def locked(path: Path) -> Iterator[None]:
 def connect(home: Home) -> MlflowClient:
     """Returns a client of the home's tracking store, whose tables exist.
 
-    MLflow creates the tables of an empty database on first use, and two processes that do so at once fail. The first
-    use is therefore one process at a time.
+    A client makes the tables of an empty database, and two processes that do so at once fail; here it is one at a time.
     """
-    client = MlflowClient(tracking_uri=home.tracking_uri)
-    if home.tracking_uri.startswith("sqlite:"):
-        with locked(home.root / ".mlflow.lock"):
-            client.search_experiments(max_results=1)
-    return client
+    if not home.tracking_uri.startswith("sqlite:"):
+        return MlflowClient(tracking_uri=home.tracking_uri)
+    with locked(home.root / ".mlflow.lock"):
+        return MlflowClient(tracking_uri=home.tracking_uri)
 
 
 @dataclass

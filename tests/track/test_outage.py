@@ -13,9 +13,10 @@ from tests.track.invariants import check_runs
 from tests.track.live import Server, sweep_of_events
 
 #: One second of an outage as it happens in a cluster, here. An outage is never shorter than a server's start.
-SCALE = 0.05
-PACE = Pace(between=0.1, sample=1.0, first_pause=0.05, longest_pause=30 * SCALE, at_end=90)
-EPOCH_SECONDS = 0.03
+SCALE = 0.02
+PACE = Pace(between=0.5, sample=1.0, first_pause=0.05, longest_pause=30 * SCALE, at_end=90)
+EPOCH_SECONDS = 0.06
+TRIALS = 5
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def home(tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> Hom
 def test_an_outage_in_mid_sweep_costs_no_time_and_no_metric(home: Home, server: Server, outage_seconds: float) -> None:
     quiet = Home.open(home.root.parent / "quiet")
     study = f"outage{outage_seconds:g}".replace(".", "-")
-    alone = sweep_of_events(quiet, study, lambda: None, EPOCH_SECONDS)
+    alone = sweep_of_events(quiet, study, lambda: None, EPOCH_SECONDS, TRIALS)
 
     def outage() -> None:
         time.sleep(1.0)
@@ -54,7 +55,7 @@ def test_an_outage_in_mid_sweep_costs_no_time_and_no_metric(home: Home, server: 
             pokes.append(time.perf_counter() - clock)
 
         vandal.start()
-        beside = sweep_of_events(home, study, timed, EPOCH_SECONDS)
+        beside = sweep_of_events(home, study, timed, EPOCH_SECONDS, TRIALS)
         vandal.join()
     overhead = beside / alone - 1
     median = sorted(pokes)[len(pokes) // 2]
