@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,10 @@ STYLE: dict[str, Any] = {
     "legend.frameon": False,
 }
 TIME_BINS = 24
+#: matplotlib's settings are one per process, and figures are drawn beside a sweep.
+_STYLING = threading.RLock()
+#: How trials that did not finish are drawn in a history.
+MARKS = {"stopped": "x", "failed": "s", "running": "o"}
 #: How metrics are called on axes.
 WORDS = {
     "f1_weighted": "weighted F1",
@@ -70,7 +75,7 @@ def svg(figure: Figure, name: str, full: bool = True) -> str:
     import matplotlib
 
     buffer = io.StringIO()
-    with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
+    with _STYLING, matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
@@ -81,7 +86,7 @@ def svg(figure: Figure, name: str, full: bool = True) -> str:
 def confusion_figure(matrix: NDArray[np.int64], class_names: Sequence[str], title: str = "") -> Figure:
     """Draws counts int [M,M] with the share of each true class; rows are true classes."""
     shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    figure, (axes,) = _panels(1, width=4.6, height=3.9, left=0.26, bottom=0.17, top=0.88, right=0.97)
+    figure, (axes,) = grid(1, width=4.6, height=3.9, left=0.26, bottom=0.17, top=0.88, right=0.97)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     ticks = range(len(class_names))
     axes.set_xticks(ticks, class_names)
@@ -99,7 +104,7 @@ def confusion_figure(matrix: NDArray[np.int64], class_names: Sequence[str], titl
 
 def learning_curves(trial: TrialFacts, metric: str) -> Figure:
     """Draws training loss and the validation metric of each fold of one trial over epochs."""
-    figure, (left, right) = _panels(2, width=7.6, height=2.9, left=0.075, bottom=0.17, top=0.87, right=0.985, gap=0.2)
+    figure, (left, right) = grid(2, width=7.6, height=2.9, left=0.075, bottom=0.17, top=0.87, right=0.985, gap=0.2)
     for fold in sorted({report.fold for report in trial.reports}):
         reports = [report for report in trial.reports if report.fold == fold]
         shade = OTHER[fold % len(OTHER)] if fold >= 3 else list(COLOURS.values())[fold]
@@ -123,7 +128,7 @@ def curves_overview(trials: Sequence[TrialFacts], metric: str) -> Figure:
     columns = min(4, max(len(trials), 1))
     rows = -(-max(len(trials), 1) // columns)
     margin = 0.55 / (2.0 * rows + 0.5)
-    figure, panels = _panels(
+    figure, panels = grid(
         columns, rows, 9.4, 2.0 * rows + 0.5, left=0.06, bottom=margin, top=1 - 0.6 * margin, right=0.99, gap=0.16
     )
     values = [report.value for trial in trials for report in trial.reports]
@@ -152,18 +157,21 @@ def curves_overview(trials: Sequence[TrialFacts], metric: str) -> Figure:
 
 
 def history_figure(facts: StudyFacts) -> Figure:
-    """Draws the pooled objective of each finished trial, the best so far, and where stopped trials stood."""
-    figure, (axes,) = _panels(1, width=9.4, height=3.2, left=0.06, bottom=0.15, top=0.97, right=0.86)
+    """Draws the pooled objective of each finished trial, the best so far, and where the others stood."""
+    figure, (axes,) = grid(1, width=9.4, height=3.2, left=0.06, bottom=0.15, top=0.97, right=0.86)
+    on_axis = axes.get_xaxis_transform()
     best: list[tuple[int, float]] = []
     for trial in sorted(facts.trials.values(), key=lambda item: item.number):
         colour = colour_of(trial.group)
         if trial.state == "finished" and trial.value is not None:
             axes.plot(trial.number, trial.value, "o", color=colour, markersize=7, zorder=3, label=trial.group)
             best.append((trial.number, max(trial.value, best[-1][1] if best else trial.value)))
-        elif trial.reports:
-            value = trial.reports[-1].value
+        else:
+            value, where = (trial.reports[-1].value, axes.transData) if trial.reports else (0.0, on_axis)
+            face = colour if trial.state == "stopped" else "white"
+            style = {"color": colour, "markerfacecolor": face, "markersize": 6, "alpha": 0.8}
             axes.plot(
-                trial.number, value, "x", color=colour, markersize=6, alpha=0.7, label=f"{trial.group}, unfinished"
+                trial.number, value, MARKS[trial.state], transform=where, label=f"{trial.group}, {trial.state}", **style
             )
     if best:
         last = max(facts.trials)
@@ -191,7 +199,7 @@ def attention_figure(streams: Mapping[str, pd.DataFrame], class_names: Sequence[
     curves = {name: value for name, value in found.items() if value is not None and np.ptp(value) > 1e-6}
     if not curves:
         return None
-    figure, panels = _panels(len(curves), width=9.4, height=2.9, left=0.06, bottom=0.17, top=0.87, right=0.86, gap=0.12)
+    figure, panels = grid(len(curves), width=9.4, height=2.9, left=0.06, bottom=0.17, top=0.87, right=0.86, gap=0.12)
     time = (np.arange(TIME_BINS) + 0.5) / TIME_BINS * 100
     shades = ("#7fb8da", "#3a7ca5", "#16324f", "#d55e00", "#cc79a7")
     for axes, (name, curve_NT) in zip(panels, curves.items(), strict=True):
@@ -221,7 +229,7 @@ def _attention_curves(frame: pd.DataFrame) -> NDArray[np.float64] | None:
     return np.stack([np.interp(time, (np.arange(len(row)) + 0.5) / len(row), row) for row in rows])
 
 
-def _panels(
+def grid(
     columns: int,
     rows: int = 1,
     width: float = 7.0,
@@ -233,11 +241,12 @@ def _panels(
     right: float,
     gap: float = 0.0,
 ) -> tuple[Figure, list[Axes]]:
+    """Returns a white figure of rows x columns panels in the common style; sizes in inches, margins as shares."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE):
+    with _STYLING, matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), facecolor="white")
         FigureCanvasAgg(figure)
         axes = figure.subplots(rows, columns, squeeze=False)

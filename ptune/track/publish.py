@@ -20,6 +20,7 @@ from ptune.results.summary import Summary, report_study, summarise
 from ptune.track.bundle import BundleSpec
 from ptune.track.project import Projector
 from ptune.track.registry import Evidence, Registry
+from ptune.track.writer import projection
 from ptune.tune.conductor import Tally
 from ptune.tune.study import SweepReport, refit, run_fits, sweep
 
@@ -101,11 +102,10 @@ def run_study(config: StudyConfig, folder: Path, home: Home, workers: int | None
     Raises:
         BadInput: something the user gave cannot be used.
     """
-    projector = Projector(home, config.study)
-    report = sweep(config, folder, home, workers, on_end=projector.try_sync)
-    summary = summarise(home, config.study) if report.facts.finished() else None
-    page = report_study(home, config.study)
-    projector.try_sync()
+    with projection(home, config.study) as poke:
+        report = sweep(config, folder, home, workers, on_end=poke)
+        summary = summarise(home, config.study) if report.facts.finished() else None
+        page = report_study(home, config.study)
     return StudyOutcome(report, summary, page)
 
 

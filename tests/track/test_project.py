@@ -12,6 +12,7 @@ from ptune.ledger import Ledger
 from ptune.replay import read_study
 from ptune.results.summary import report_study
 from ptune.track.project import Projector, SyncReport
+from ptune.track.writer import Pace, projection
 from tests.example_study import MANIFEST, SUBJECT, example_study
 
 
@@ -24,7 +25,6 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Home:
     example_study(home.ledger)
     report_study(home, "hand")
     projector = Projector(home, "hand")
-    projector.client.search_experiments()
     clock = time.monotonic()
     assert projector.sync() == SyncReport(created=10, updated=0)
     print(f"sync of 9 trials: {time.monotonic() - clock:.2f} s")
@@ -40,8 +40,8 @@ def home(filled: Home, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 
 def runs_of(home: Home) -> dict[str, object]:
-    projector = Projector(home, "hand")
-    return {run.info.run_name: run for run in projector._runs(projector._experiment()).values()}
+    store = Projector(home, "hand").store
+    return {run.info.run_name: run for run in store.client.search_runs([store.experiment])}
 
 
 def test_runs_are_named_nested_and_ended_as_in_the_ledger(home: Home) -> None:
@@ -68,23 +68,28 @@ def test_params_and_metrics_are_those_of_the_trial(home: Home) -> None:
 
 def test_curves_have_one_point_per_step_after_many_syncs(home: Home) -> None:
     run = runs_of(home)["trial-03 flow"]
-    points = Projector(home, "hand").client.get_metric_history(run.info.run_id, "validation.f1_weighted")
+    points = Projector(home, "hand").store.client.get_metric_history(run.info.run_id, "validation.f1_weighted")
     assert [point.step for point in points] == list(range(1, 37))
 
 
 def test_a_crash_between_metrics_and_tags_logs_nothing_twice(home: Home) -> None:
-    run, projector = runs_of(home)["trial-04 mb"], Projector(home, "hand")
-    projector.client.set_tag(run.info.run_id, "ptune.logged_reports", "0")
+    run = runs_of(home)["trial-04 mb"]
+    Projector(home, "hand").store.client.set_tag(run.info.run_id, "ptune.logged_reports", "0")
+    projector = Projector(home, "hand")
     assert projector.sync() == SyncReport(0, 1)
-    assert len(projector.client.get_metric_history(run.info.run_id, "loss")) == 36
+    assert len(projector.store.client.get_metric_history(run.info.run_id, "loss")) == 36
 
 
 def test_artifacts_and_dataset(home: Home) -> None:
-    runs, client = runs_of(home), Projector(home, "hand").client
+    runs, client = runs_of(home), Projector(home, "hand").store.client
     names = {item.path for item in client.list_artifacts(runs["trial-03 flow"].info.run_id)}
     assert names == {"confusion.png", "learning_curves.png"}
     parent = runs["hand"]
-    assert {item.path for item in client.list_artifacts(parent.info.run_id)} == {"overview.md", "report.html"}
+    assert {item.path for item in client.list_artifacts(parent.info.run_id)} == {
+        "overview.html",
+        "overview.md",
+        "report.html",
+    }
     (dataset,) = [item.dataset for item in client.get_run(parent.info.run_id).inputs.dataset_inputs]
     assert dataset.digest == "ab12" * 8
     assert '"subjects": 12' in dataset.profile
@@ -114,18 +119,18 @@ def test_more_events_update_the_same_runs(home: Home, tmp_path: Path) -> None:
     assert runs_of(other)["hand"].info.status == "FINISHED"
 
 
-def test_a_store_that_is_away_never_stops_a_sweep(
+def test_a_store_that_is_away_costs_a_sweep_one_warning_at_its_end(
     home: Home, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    projector = Projector(home, "hand")
-    with caplog.at_level(logging.WARNING, "ptune"):
-        assert not projector.try_sync()
-        monkeypatch.setattr(projector, "_paused_until", 0.0)
-        assert not projector.try_sync()
-    (record,) = caplog.records
-    assert "ptune sync hand" in record.getMessage()
+    pace = Pace(between=0.01, first_pause=0.01, longest_pause=0.02, at_end=0.3)
+    with caplog.at_level(logging.WARNING, "ptune"), projection(home, "hand", pace) as poke:
+        for _ in range(50):
+            poke()
+            time.sleep(0.002)
+    first, last = (record.getMessage() for record in caplog.records)
+    assert "goes on" in first
+    assert "ptune sync hand" in last
 
 
 def test_nothing_is_written_beside_the_home(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
