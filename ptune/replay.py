@@ -5,11 +5,12 @@ Reads the ledger only; knows nothing of Ray, Optuna or MLflow.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ptune.config import StreamConfig, StudyConfig
-from ptune.ledger import Ledger
+from ptune.ledger import TORN, Ledger, StudyLog, _checksum
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -85,16 +86,65 @@ def replay(events: list[dict[str, Any]]) -> StudyFacts | None:
     """Returns the state after `events`, or None when the study was never opened."""
     facts: StudyFacts | None = None
     for event in events:
-        kind = event["kind"]
-        if kind == "opened":
-            config = StudyConfig.parse(event["study"], "ledger")
-            trials, decided = (facts.trials, facts.decided) if facts else ({}, [])
-            revision = event.get("revision", 1)
-            configs = {**(facts.configs if facts else {}), revision: config}
-            facts = StudyFacts(config, event["cohort"], event["folds"], revision, trials, decided, configs)
-        elif facts is not None:
-            _apply(facts, kind, event)
+        facts = after(facts, event)
     return facts
+
+
+def after(facts: StudyFacts | None, event: dict[str, Any]) -> StudyFacts | None:
+    """Returns the state after one more event; `facts` may be changed."""
+    if event["kind"] == "opened":
+        config = StudyConfig.parse(event["study"], "ledger")
+        trials, decided = (facts.trials, facts.decided) if facts else ({}, [])
+        revision = event.get("revision", 1)
+        configs = {**(facts.configs if facts else {}), revision: config}
+        return StudyFacts(config, event["cohort"], event["folds"], revision, trials, decided, configs)
+    if facts is not None:
+        _apply(facts, event["kind"], event)
+    return facts
+
+
+class Follower:
+    """Keeps up with the events of a study: each `update` reads what is new since the last.
+
+    Args:
+        log: of the study, which may not exist yet.
+    """
+
+    def __init__(self, log: StudyLog) -> None:
+        self.log = log
+        self.facts: StudyFacts | None = None
+        self._position = 0
+
+    def update(self) -> bool:
+        """Brings `facts` up to date and returns whether there was anything new.
+
+        Raises:
+            LedgerError: a whole line does not match its checksum.
+        """
+        events = self._new_events()
+        for event in events:
+            self.facts = after(self.facts, event)
+        return bool(events)
+
+    def _new_events(self) -> list[dict[str, Any]]:
+        """Returns what was written since the last call; a line that has no end yet waits for the next."""
+        try:
+            with open(self.log.path, "rb") as handle:
+                handle.seek(self._position)
+                text = handle.read()
+        except FileNotFoundError:
+            return []
+        whole = text[: text.rfind(b"\n") + 1]
+        found = []
+        for line in whole.splitlines():
+            digest, _, body = line.decode("utf-8", "replace").partition(" ")
+            if body and digest == _checksum(body):
+                found.append(json.loads(body))
+            elif not line.endswith(TORN):
+                # Read as a whole, the log says which line it is.
+                self.log.events()
+        self._position += len(whole)
+        return found
 
 
 def _apply(facts: StudyFacts, kind: str, event: dict[str, Any]) -> None:

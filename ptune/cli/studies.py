@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,21 +33,21 @@ def sweep(home: Home, space: Path, name: str | None, as_json: bool, workers: int
     return 1 if outcome.failed or outcome.interrupted else 0
 
 
-@click.command(epilog=example("ptune status", "ptune status hand --watch"))
+@click.command(epilog=example("ptune status", "ptune status hand --watch", "ptune status hand --watch --json"))
 @click.argument("study", required=False)
-@click.option("--watch", is_flag=True, help="Print again every 5 seconds.")
+@click.option("--watch", is_flag=True, help="Go on showing it until Ctrl-C; with --json, one line per change.")
 @as_json
 @with_home
 def status(home: Home, study: str | None, watch: bool, as_json: bool) -> int:
-    """Show where STUDY, or every study, stands; reads only the ledger."""
-    from ptune.results.status import study_status
+    """Show where STUDY, or every study, stands, from any shell; reads only the ledger."""
+    from ptune.results.live import show_studies, watch_studies
 
-    while True:
-        facts, text = study_status(home, study)
-        show(facts, text, as_json)
-        if not watch:
-            return 0
-        time.sleep(5)
+    if watch:
+        with suppress(KeyboardInterrupt):
+            watch_studies(home, study, as_json)
+    else:
+        show_studies(home, study, as_json)
+    return 0
 
 
 @click.command(epilog=example("ptune fuse hand"))
