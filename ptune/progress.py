@@ -21,6 +21,20 @@ class Bar(Protocol):
         """Adds `count` finished units; `note` replaces the text behind the bar."""
 
 
+class Watcher(Protocol):
+    """Shows long work whose state lies elsewhere."""
+
+    def changed(self) -> None:
+        """Tells that there is something new to show; may be called often."""
+
+
+class Unwatched:
+    """Shows nothing."""
+
+    def changed(self) -> None:
+        """Does nothing."""
+
+
 class _PlainBar:
     def __init__(self, title: str, total: int) -> None:
         self.title, self.total, self.done = title, total, 0

@@ -16,6 +16,7 @@ from ptune.ledger import Ledger
 from ptune.metrics import majority_row
 from ptune.results.fusion import Fusion
 from ptune.results.summary import Summary, report_study, summarise
+from ptune.results.watch import live
 from ptune.track.bundle import BundleSpec
 from ptune.track.project import Projector
 from ptune.track.registry import Evidence, Registry
@@ -100,7 +101,8 @@ def run_study(config: StudyConfig, folder: Path, home: Home, workers: int | None
         BadInput: something the user gave cannot be used.
     """
     projector = Projector(home, config.study)
-    report = sweep(config, folder, home, workers, on_end=projector.try_sync)
+    watching = live(Ledger(home.ledger), config.study)
+    report = sweep(config, folder, home, workers, on_end=projector.try_sync, watching=watching)
     summary = summarise(home, config.study) if report.facts.finished() else None
     page = report_study(home, config.study)
     projector.try_sync()

@@ -8,15 +8,21 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from ptune.errors import BadInput
 from ptune.ledger import StudyLog
 from ptune.replay import Report, StudyFacts, TrialFacts
+from ptune.steer import AddTrial, Request, Requests, StopStudy
 from ptune.tune.evidence import Evidence
 from ptune.tune.race import make_race
 from ptune.tune.rules import GO, Verdict
 from ptune.tune.searcher import Proposal, Proposals
+
+#: Requests are looked for this often at most.
+HEED_SECONDS = 1.0
 
 
 @dataclass
@@ -51,6 +57,7 @@ class Conductor:
         on_step: called after every new epoch and trial end with the number of steps it settles.
         on_end: called when a trial has ended.
         clock: seconds, for the budget of hours.
+        requests: what people ask of the study while it runs.
     """
 
     facts: StudyFacts
@@ -63,6 +70,7 @@ class Conductor:
     clock: Callable[[], float] = time.monotonic
     tally: Tally = field(default_factory=Tally)
     leaving: bool = False
+    requests: Requests | None = None
 
     def __post_init__(self) -> None:
         config = self.facts.config
@@ -70,8 +78,10 @@ class Conductor:
         self.proposals.restore(self.facts)
         self.race = make_race(config, self.epochs)
         verdicts: dict[int, Verdict] = {}
+        self.answered: set[str] = set()
         for event in self.log.events():
             self._retell(event, verdicts)
+            self.answered.add(event.get("request", ""))
         trials = self.facts.trials.values()
         self.running = {trial.number: trial for trial in trials if trial.state == "running"}
         self.trained_epochs = sum(len(trial.reports) for trial in trials)
@@ -92,6 +102,8 @@ class Conductor:
         for number, trial in list(self.running.items()):
             self._obey(trial, verdicts.get(number, GO))
         self.interrupted = [number for number in sorted(self.running) if number not in self.waiting]
+        self.cut_short: set[int] = set()
+        self.heeded = -math.inf
 
     @property
     def steps(self) -> int:
@@ -104,6 +116,7 @@ class Conductor:
         First what an earlier launch left unfinished, then a trial that has shown to be among the best, then a new one,
         then finalists, then a fold of a trial that runs elsewhere.
         """
+        self._heed()
         if self.leaving:
             return None
         task = None if self._spent() else self._task()
@@ -134,11 +147,15 @@ class Conductor:
     def reported(self, number: int, result: dict[str, Any]) -> bool:
         """Records one result of a running trial and returns whether it goes on; a trial that has ended does not."""
         trial = self.facts.trials[number]
+        if number in self.cut_short:
+            self.cut_short.remove(number)
+            self._charge(trial, result["seconds"])
         if trial.state != "running" or number in self.waiting or self._time_is_up():
             return False
         verdict = self._fitted(trial, result) if result["kind"] == "fitted" else self._epoch(trial, result)
         self._obey(trial, verdict)
-        return verdict.action == "go"
+        self._heed()
+        return verdict.action == "go" and trial.state == "running" and not self.leaving
 
     def reported_ahead(self, number: int, result: dict[str, Any]) -> bool:
         """Records what a fold that runs ahead has cost and returns whether it goes on."""
@@ -169,8 +186,37 @@ class Conductor:
         if trial.state == "running":
             self._end(trial, "failed", seconds=seconds, reason=reason)
 
-    def _proposed(self, proposal: Proposal) -> None:
-        self.log.append("proposed", trial=proposal.number, group=proposal.group, params=proposal.params)
+    def _heed(self) -> None:
+        """Does what people have asked for, looking once a second at most."""
+        now = self.clock()
+        if self.requests is None or now - self.heeded < HEED_SECONDS:
+            return
+        self.heeded = now
+        for request in self.requests.take():
+            if request.id not in self.answered:
+                self._answer(request)
+            self.requests.acknowledge(request)
+
+    def _answer(self, request: Request) -> None:
+        """Does what is asked; what came true meanwhile, or can be no more, asks for nothing."""
+        self.answered.add(request.id)
+        if isinstance(request, StopStudy):
+            self.leaving = True
+        elif isinstance(request, AddTrial):
+            with suppress(BadInput):
+                proposal = self.proposals.add(request.params)
+                self._proposed(proposal, request=request.id)
+                self.interrupted.insert(0, proposal.number)
+        elif (trial := self.running.get(request.number)) is not None:
+            waiting = trial.number in self.waiting
+            self._end(trial, "stopped", reason="stopped by hand", request=request.id)
+            if trial.number in self.interrupted:
+                self.interrupted.remove(trial.number)
+            elif not waiting:
+                self.cut_short.add(trial.number)
+
+    def _proposed(self, proposal: Proposal, **content: Any) -> None:
+        self.log.append("proposed", trial=proposal.number, group=proposal.group, params=proposal.params, **content)
         trial = TrialFacts(proposal.number, proposal.group, proposal.params, self.facts.revision)
         self.facts.trials[proposal.number] = self.running[proposal.number] = trial
 
@@ -240,8 +286,8 @@ class Conductor:
         self.on_end()
 
     def _retell(self, event: dict[str, Any], verdicts: dict[int, Verdict]) -> None:
-        """Tells the race what an earlier launch has seen, and keeps what it says of each trial's last report: the launch
-        may have ended before it obeyed.
+        """Tells the race what an earlier launch has seen, and keeps what it says of each trial's last report: the
+        launch may have ended before it obeyed.
         """
         trial = self.facts.trials.get(event.get("trial", -1))
         if trial is None or trial.revision != self.facts.revision:

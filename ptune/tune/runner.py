@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import uuid
+from contextlib import AbstractContextManager
 from typing import Any
 
 from ray import tune
@@ -12,7 +13,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from ptune.config import StudyConfig, signature_of
-from ptune.progress import progress
+from ptune.progress import Watcher
 from ptune.tune.conductor import Conductor
 from ptune.tune.plan import Plan
 from ptune.tune.trainable import INFEASIBLE, TrialRunner, payload
@@ -21,18 +22,20 @@ from ptune.tune.trainable import INFEASIBLE, TrialRunner, payload
 RETRIES = 3
 
 
-def run_trials(conductor: Conductor, plan: Plan) -> bool:
+def run_trials(conductor: Conductor, plan: Plan, watching: AbstractContextManager[Watcher]) -> bool:
     """Runs trials until the conductor has no more to do, and returns whether it came to that; Ray must be connected.
 
     Ray Tune's own folder is scratch: the ledger is what a study resumes from.
+
+    Args:
+        watching: shows the study while it runs.
     """
-    searcher = _RaySearcher(conductor)
     each = _resources(plan.config)
     storage = plan.home.ray / f"{plan.config.study}-{uuid.uuid4().hex[:8]}"
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    expected = plan.config.budget.trials - conductor.tally.trials_before
-    with progress("sweep", expected * conductor.steps) as bar:
-        conductor.on_step = lambda steps: bar.advance(steps, _best(conductor))
+    with watching as watcher:
+        conductor.on_step = lambda steps: watcher.changed()
+        searcher = _RaySearcher(conductor, watcher)
         tuner = tune.Tuner(
             tune.with_resources(tune.with_parameters(TrialRunner, plan=plan), each),
             tune_config=tune.TuneConfig(
@@ -76,11 +79,6 @@ def _slots(each: dict[str, float]) -> int:
     return max(1, min(int(there.get(name.upper(), 0) / share + 1e-9) for name, share in each.items()))
 
 
-def _best(conductor: Conductor) -> str:
-    metric = conductor.facts.config.objective.metric
-    return "" if conductor.best is None else f"best {metric} {conductor.best:.3f}"
-
-
 def _trial_name(trial: Any) -> str:
     fold = trial.config.get("fold")
     ahead = "" if fold is None else f"-fold-{fold}"
@@ -90,14 +88,15 @@ def _trial_name(trial: Any) -> str:
 class _RaySearcher(Searcher):  # type: ignore[misc]
     """Hands the conductor's tasks to Ray Tune."""
 
-    def __init__(self, conductor: Conductor) -> None:
+    def __init__(self, conductor: Conductor, watcher: Watcher) -> None:
         super().__init__()
-        self.conductor = conductor
+        self.conductor, self.watcher = conductor, watcher
         self.finished = False
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Returns the next trial's configuration; None while something that runs may lead to more."""
         task = self.conductor.next_task()
+        self.watcher.changed()
         if task is None:
             self.finished = self.conductor.leaving or not self.conductor.active
             return str(Searcher.FINISHED) if self.finished else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ from ptune.extract.report import ExtractReport
 from ptune.extract.store import open_store
 from ptune.home import Home
 from ptune.ledger import FitRecord, Ledger
-from ptune.progress import progress
+from ptune.progress import Unwatched, Watcher, progress
 from ptune.replay import StudyFacts, read_study, replay
+from ptune.steer import AddTrial, Requests, launched
 from ptune.train.device import Acceleration
 from ptune.train.fit import run_fit
 from ptune.tune.conductor import Conductor, Tally
@@ -45,6 +46,7 @@ def sweep(
     home: Home,
     workers: int | None = None,
     on_end: Callable[[], object] = lambda: None,
+    watching: AbstractContextManager[Watcher] | None = None,
 ) -> SweepReport:
     """Runs a study to the end of its budget, resuming what the ledger has of it.
 
@@ -52,6 +54,7 @@ def sweep(
         folder: where the study's relative paths start.
         workers: CPU cores of a private Ray.
         on_end: called on the driver whenever a trial has ended.
+        watching: shows the study while its trials run.
 
     Raises:
         BadInput: something the user gave cannot be used; nothing was written.
@@ -59,15 +62,23 @@ def sweep(
     """
     manifest, initial_weights = read_inputs(config, folder, home)
     ledger = Ledger(home.ledger)
-    past = read_study(ledger, config.study)
-    with ray_session(home, workers) if _trials_left(config, past) else nullcontext():
+    log = ledger.study(config.study)
+    requests = Requests(log.folder)
+    with ExitStack() as ending:
+        opened = ending.enter_context(launched(log.folder))
+        requests.forget_stops()
+        past = read_study(ledger, config.study)
+        left = _trials_left(config, past) or any(isinstance(request, AddTrial) for request in requests.take())
+        if left:
+            ending.enter_context(ray_session(home, workers))
         plan, extraction = make_plan(config, manifest, initial_weights, home, past, workers)
         facts = open_study(ledger, plan, past)
+        opened()
         epochs = config.stream(_any_point(config)).epochs
         conductor = Conductor(
-            facts, ledger.study(config.study), plan.order, epochs, lambda fit: _evidence(ledger, fit), on_end=on_end
+            facts, log, plan.order, epochs, lambda fit: _evidence(ledger, fit), on_end=on_end, requests=requests
         )
-        complete = not _trials_left(config, past) or run_trials(conductor, plan)
+        complete = not left or run_trials(conductor, plan, watching or nullcontext(Unwatched()))
     return SweepReport(facts, plan, extraction, conductor.tally, not complete)
 
 
@@ -176,8 +187,9 @@ def _shown(value: Any) -> str:
 def _trials_left(config: StudyConfig, past: StudyFacts | None) -> bool:
     if past is None or _searched(past.config) != _searched(config):
         return True
-    ended = sum(trial.revision == past.revision and trial.state != "running" for trial in past.trials.values())
-    return ended < config.budget.trials
+    trials = [trial for trial in past.trials.values() if trial.revision == past.revision]
+    unfinished = any(trial.state == "running" for trial in trials)
+    return unfinished or len(trials) < config.budget.trials
 
 
 def _any_point(config: StudyConfig) -> dict[str, Any]:
