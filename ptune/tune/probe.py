@@ -23,6 +23,7 @@ from ptune.train.loss import focal_loss
 
 #: A whole training step is measured where one of a single snippet lets expect that it takes no longer.
 WHOLE_STEP_SECONDS = 4.0
+SHORT_SECONDS = 1.0
 #: On a GPU, where the first steps compile.
 WARM_STEPS, TIMED_STEPS = 2, 3
 
@@ -67,7 +68,10 @@ def measure(stream: StreamConfig, classes: int, height: int, width: int, cores: 
     with _threads(cores):
         snippet = probe.seconds_to_score(stream.test.frames)
         if on_gpu:
-            step, measured = probe.seconds_to_train(stream.batch_size, stream.segments, WARM_STEPS, TIMED_STEPS), "whole"
+            step, measured = (
+                probe.seconds_to_train(stream.batch_size, stream.segments, WARM_STEPS, TIMED_STEPS),
+                "whole",
+            )
         else:
             one = probe.seconds_to_train(1, 1)
             step, measured = one * stream.batch_size * stream.segments, "one snippet of a"
@@ -75,9 +79,13 @@ def measure(stream: StreamConfig, classes: int, height: int, width: int, cores: 
                 step, measured = probe.seconds_to_train(stream.batch_size, stream.segments), "whole"
     device = torch.cuda.get_device_name(acceleration.device) if on_gpu else f"{cores} of {os.cpu_count()} CPU cores"
     how = (
-        f"one {measured} training step ({stream.batch_size} videos of {stream.segments} snippets of "
-        f"{stream.snippet_frames} frames, {stream.crop} px) and scoring on {device}"
-    ).replace("one whole", "a whole").replace("one one", "one")
+        (
+            f"one {measured} training step ({stream.batch_size} videos of {stream.segments} snippets of "
+            f"{stream.snippet_frames} frames, {stream.crop} px) and scoring on {device}"
+        )
+        .replace("one whole", "a whole")
+        .replace("one one", "one")
+    )
     return Pace(step, snippet, how)
 
 
@@ -143,7 +151,9 @@ class _Probe:
         for _ in range(timed):
             work()
         self._settle()
-        return (time.perf_counter() - start) / timed
+        seconds = (time.perf_counter() - start) / timed
+        # What is short is measured once more, without what a first time costs.
+        return seconds if warm or seconds > SHORT_SECONDS else self._timed(work, 1, TIMED_STEPS)
 
     def _settle(self) -> None:
         if self.acceleration.device.type == "cuda":
