@@ -62,6 +62,7 @@ class StudyFacts:
         revision: rises when the search space or its fixed settings change; older trials keep theirs.
         decided: later decisions (fusion, registration) in order.
         configs: configuration of each revision.
+        ended: numbers of trials that have ended, in that order.
     """
 
     config: StudyConfig
@@ -71,6 +72,7 @@ class StudyFacts:
     trials: dict[int, TrialFacts] = field(default_factory=dict)
     decided: list[dict[str, Any]] = field(default_factory=list)
     configs: dict[int, StudyConfig] = field(default_factory=dict)
+    ended: list[int] = field(default_factory=list)
 
     def stream(self, trial: TrialFacts) -> StreamConfig:
         """Returns the stream that a trial trained."""
@@ -94,10 +96,10 @@ def after(facts: StudyFacts | None, event: dict[str, Any]) -> StudyFacts | None:
     """Returns the state after one more event; `facts` may be changed."""
     if event["kind"] == "opened":
         config = StudyConfig.parse(event["study"], "ledger")
-        trials, decided = (facts.trials, facts.decided) if facts else ({}, [])
+        trials, decided, ended = (facts.trials, facts.decided, facts.ended) if facts else ({}, [], [])
         revision = event.get("revision", 1)
         configs = {**(facts.configs if facts else {}), revision: config}
-        return StudyFacts(config, event["cohort"], event["folds"], revision, trials, decided, configs)
+        return StudyFacts(config, event["cohort"], event["folds"], revision, trials, decided, configs, ended)
     if facts is not None:
         _apply(facts, event["kind"], event)
     return facts
@@ -165,7 +167,9 @@ def _apply(facts: StudyFacts, kind: str, event: dict[str, Any]) -> None:
             trial.reports.append(Report(**fields))
     elif kind == "fitted":
         trial.fits[int(event["fold"])] = event["fit"]
-    elif kind == "finished":
+    if kind in ("finished", "stopped", "failed"):
+        facts.ended.append(number)
+    if kind == "finished":
         trial.state, trial.value, trial.metrics = "finished", event["value"], event["metrics"]
     elif kind == "stopped":
         trial.state, trial.reason = "stopped", event["reason"]

@@ -134,7 +134,9 @@ def _table(facts: StudyFacts, trials: list[TrialFacts], intervals: Mapping[int, 
     shown = shown_first(trials)[:rows]
     hidden = len(trials) - len(shown)
     caption = "; ".join(([f"{hidden} more trials"] if hidden else []) + ([legend] if legend else []))
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=caption, caption_justify="left", expand=True)
+    table = Table(
+        box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), caption=caption, caption_justify="left", expand=True
+    )
     for heading, width in COLUMNS:
         justify: JustifyMethod = "left" if heading in ("data", "settings", "state") else "right"
         share = None if width else 1
@@ -170,7 +172,7 @@ def short_names(names: list[str]) -> dict[str, str]:
     for name in names:
         words = name.replace(".", "_").split("_")
         brief = "".join(word[0] for word in words) if len(words) > 1 else name[:3]
-        found[name] = name if brief in found.values() else brief
+        found[name] = name if brief in [*found.values(), *names] else brief
     return found
 
 

@@ -14,10 +14,12 @@ from ptune.ledger import Ledger
 from ptune.replay import StudyFacts, TrialFacts, read_study
 from ptune.results.privacy import public_reason
 
+LAUNCH = "hours since start"
+
 
 @dataclass(frozen=True)
 class Budget:
-    """How much of one budget is used; `unit` is trials, hours, or what training is measured in."""
+    """How much of one budget is used; `unit` is trials, hours since the start, or what training is measured in."""
 
     unit: str
     used: float
@@ -61,8 +63,8 @@ def standing(facts: StudyFacts, launch_seconds: float | None = None) -> Standing
     counts = Counter(state_of(trial) for trial in trials)
     reasons: dict[str, str] = {
         trial.state: public_reason(trial.reason, facts.folds)
-        for trial in trials
-        if trial.state in ("stopped", "failed")
+        for number in facts.ended
+        if (trial := facts.trials[number]).revision == facts.revision and trial.state in ("stopped", "failed")
     }
     budgets = _budgets(facts, trials, launch_seconds)
     return Standing(counts, budgets, _hours_left(facts.config, trials, counts, budgets), reasons)
@@ -77,7 +79,7 @@ def _budgets(facts: StudyFacts, trials: list[TrialFacts], launch_seconds: float 
         Budget(_unit(facts.config), hours * (gpu or 1.0), limits.gpu_hours),
     ]
     if launch_seconds is not None:
-        found.append(Budget("hours", launch_seconds / 3600, limits.hours))
+        found.append(Budget(LAUNCH, launch_seconds / 3600, limits.hours))
     return tuple(found)
 
 
@@ -98,7 +100,7 @@ def _hours_left(
             if budget.limit is None:
                 continue
             left = max(budget.limit - budget.used, 0.0)
-            if budget.unit == "hours":
+            if budget.unit == LAUNCH:
                 found.append(left)
             elif budget.unit == "trials" and ended:
                 begun = sum(trial.seconds for trial in trials if trial.state == "running")
@@ -169,8 +171,7 @@ def status_facts(facts: StudyFacts, launch_seconds: float | None = None) -> dict
 
 def amount(budget: Budget) -> str:
     """Returns a budget in words: `12.10 of 48 GPU-hours`."""
-    whole = budget.unit == "trials"
-    used = f"{budget.used:.0f}" if whole else f"{budget.used:.2f}"
+    used = f"{budget.used:.2g}" if 0 < budget.used < 1 else f"{budget.used:.{0 if budget.unit == 'trials' else 1}f}"
     limit = "" if budget.limit is None else f" of {budget.limit:g}"
     return f"{used}{limit} {budget.unit}"
 

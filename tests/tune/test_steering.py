@@ -156,7 +156,10 @@ def test_what_is_typed_becomes_a_point_of_the_space(tmp_path):
         (("modality=audio", "segments=2", "attention=false"), "modality is 'audio', which is not one of rgb, flow, mb"),
         (("modality=flow", "segmants=2"), "'segmants' is not searched (did you mean 'segments'?)"),
         (("modality=flow", "attention=false"), "segments is missing, a whole number from 1 to 8"),
-        (("modality=flow", "segments=2", "attention=true"), "attention_width is missing, a whole number from 64 to 512"),
+        (
+            ("modality=flow", "segments=2", "attention=true"),
+            "attention_width is missing, a whole number from 64 to 512",
+        ),
         (
             (*TYPED, "attention_width=64"),
             "attention_width is given, but attention true does not hold",
