@@ -21,8 +21,8 @@ from ptune.sample.dataset import Piece, TrainingBatch
 from ptune.train.device import Acceleration
 from ptune.train.loss import focal_loss
 
-#: A whole training step is measured where one of a single snippet lets expect that it takes no longer.
-WHOLE_STEP_SECONDS = 4.0
+#: On a CPU a step is measured on as many of its snippets as have so many pixels: seconds, not a minute.
+STEP_PIXELS = 2_000_000
 SHORT_SECONDS = 1.0
 #: On a GPU, where the first steps compile.
 WARM_STEPS, TIMED_STEPS = 2, 3
@@ -65,26 +65,16 @@ def measure(stream: StreamConfig, classes: int, height: int, width: int, cores: 
     acceleration.place(scorer)
     probe = _Probe(stream, scorer, acceleration, height, width)
     on_gpu = acceleration.device.type == "cuda"
+    whole = stream.batch_size * stream.segments
+    count = whole if on_gpu else max(1, min(whole, STEP_PIXELS // (stream.snippet_frames * stream.crop**2)))
+    videos, segments = (stream.batch_size, stream.segments) if count == whole else (1, count)
     with _threads(cores):
         snippet = probe.seconds_to_score(stream.test.frames)
-        if on_gpu:
-            step, measured = (
-                probe.seconds_to_train(stream.batch_size, stream.segments, WARM_STEPS, TIMED_STEPS),
-                "whole",
-            )
-        else:
-            one = probe.seconds_to_train(1, 1)
-            step, measured = one * stream.batch_size * stream.segments, "one snippet of a"
-            if step <= WHOLE_STEP_SECONDS:
-                step, measured = probe.seconds_to_train(stream.batch_size, stream.segments), "whole"
+        step = probe.seconds_to_train(videos, segments, *((WARM_STEPS, TIMED_STEPS) if on_gpu else ())) * whole / count
     device = torch.cuda.get_device_name(acceleration.device) if on_gpu else f"{cores} of {os.cpu_count()} CPU cores"
     how = (
-        (
-            f"one {measured} training step ({stream.batch_size} videos of {stream.segments} snippets of "
-            f"{stream.snippet_frames} frames, {stream.crop} px) and scoring on {device}"
-        )
-        .replace("one whole", "a whole")
-        .replace("one one", "one")
+        f"{'all' if count == whole else count} of the {whole} snippets of a training step ({stream.batch_size} videos, "
+        f"{stream.snippet_frames} frames, {stream.crop} px), and scoring, on {device}"
     )
     return Pace(step, snippet, how)
 

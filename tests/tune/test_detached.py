@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -81,7 +82,7 @@ def test_a_detached_sweep_is_steered_from_outside_and_stopped(arena):
         wait_until(lambda: launch_of(shell.home / "ledger" / "studies" / "chaos") is None)
     finally:
         wait_until(lambda: not os.path.exists(f"/proc/{begun['pid']}") or ended(begun["pid"]))
-    assert "Interrupted. Run the same command again to go on." in open(begun["log"]).read()
+    assert "Interrupted. Run the same command again to go on." in Path(begun["log"]).read_text()
     assert "no sweep runs it" in shell("stop", "chaos", code=2)
     shell(*(part for part in sweep if part not in ("--detach", "--json")))
     check_events(shell.events())

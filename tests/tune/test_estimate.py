@@ -83,7 +83,7 @@ def test_hours_follow_from_what_was_measured_and_the_tightest_budget_is_named(ar
     assert found.limits["trials"] == pytest.approx(18 * each / 3600 / 2)
     assert found.limits["gpu_hours"] == pytest.approx(1e-4 / 2)
     assert found.first == ("gpu_hours" if found.limits["gpu_hours"] < found.limits["trials"] else "trials")
-    assert "a whole training step (4 videos of 2 snippets of 8 frames, 24 px)" in found.text()
+    assert "all of the 8 snippets of a training step (4 videos, 8 frames, 24 px)" in found.text()
 
 
 def test_an_epoch_is_its_steps_and_the_validation():
@@ -105,11 +105,11 @@ def test_fits_that_the_ledger_has_are_counted(arena):
     assert read_study(Ledger(home.ledger), config.study) is None
 
 
-def test_a_large_step_is_measured_by_one_snippet_of_it(monkeypatch):
+def test_a_large_step_is_measured_by_some_of_its_snippets(monkeypatch):
     stream = StreamConfig.parse({**FIXED, "init": "random"}, "test")
     whole = measure(stream, 3, 32, 40)
-    monkeypatch.setattr("ptune.tune.probe.WHOLE_STEP_SECONDS", 0.0)
+    monkeypatch.setattr("ptune.tune.probe.STEP_PIXELS", 4 * 8 * 24 * 24)
     part = measure(stream, 3, 32, 40)
-    assert part.how.startswith("one snippet of a training step (4 videos of 4 snippets")
-    assert whole.how.startswith("a whole training step")
-    assert part.step_seconds > 0
+    assert whole.how.startswith("all of the 16 snippets of a training step")
+    assert part.how.startswith("4 of the 16 snippets of a training step")
+    assert whole.step_seconds / 4 < part.step_seconds < whole.step_seconds * 4
