@@ -133,7 +133,9 @@ def _table(facts: StudyFacts, trials: list[TrialFacts], intervals: Mapping[int, 
     legend = ", ".join(f"{brief} {name}" for name, brief in short.items() if brief != name)
     shown = shown_first(trials)[:rows]
     hidden = len(trials) - len(shown)
-    caption = "; ".join(([f"{hidden} more trials"] if hidden else []) + ([legend] if legend else []))
+    caption = "; ".join(
+        ([f"{hidden} more trial{'' if hidden == 1 else 's'}"] if hidden else []) + ([legend] if legend else [])
+    )
     table = Table(
         box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), caption=caption, caption_justify="left", expand=True
     )

@@ -180,4 +180,4 @@ def duration(hours: float) -> str:
     """Returns hours in the unit that suits them."""
     if hours >= 48:
         return f"{hours / 24:.1f} days"
-    return f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
+    return f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.0f} min"

@@ -99,7 +99,7 @@ def test_budgets_are_counted_in_their_units(facts):
     assert "1.5 hours since start" in line
 
 
-@pytest.mark.parametrize(("hours", "text"), [(0.5, "30 minutes"), (3.0, "3.0 hours"), (96.0, "4.0 days")])
+@pytest.mark.parametrize(("hours", "text"), [(0.5, "30 min"), (3.0, "3.0 hours"), (96.0, "4.0 days")])
 def test_durations_have_the_unit_that_suits_them(hours, text):
     assert duration(hours) == text
 
