@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from ptune.config import StreamConfig, StudyConfig
-from ptune.ledger import Ledger
+from ptune.ledger import Ledger, StudyLog
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,6 +61,7 @@ class StudyFacts:
         revision: rises when the search space or its fixed settings change; older trials keep theirs.
         decided: later decisions (fusion, registration) in order.
         configs: configuration of each revision.
+        ended: numbers of trials that have ended, in that order.
     """
 
     config: StudyConfig
@@ -70,6 +71,7 @@ class StudyFacts:
     trials: dict[int, TrialFacts] = field(default_factory=dict)
     decided: list[dict[str, Any]] = field(default_factory=list)
     configs: dict[int, StudyConfig] = field(default_factory=dict)
+    ended: list[int] = field(default_factory=list)
 
     def stream(self, trial: TrialFacts) -> StreamConfig:
         """Returns the stream that a trial trained."""
@@ -85,16 +87,45 @@ def replay(events: list[dict[str, Any]]) -> StudyFacts | None:
     """Returns the state after `events`, or None when the study was never opened."""
     facts: StudyFacts | None = None
     for event in events:
-        kind = event["kind"]
-        if kind == "opened":
-            config = StudyConfig.parse(event["study"], "ledger")
-            trials, decided = (facts.trials, facts.decided) if facts else ({}, [])
-            revision = event.get("revision", 1)
-            configs = {**(facts.configs if facts else {}), revision: config}
-            facts = StudyFacts(config, event["cohort"], event["folds"], revision, trials, decided, configs)
-        elif facts is not None:
-            _apply(facts, kind, event)
+        facts = after(facts, event)
     return facts
+
+
+def after(facts: StudyFacts | None, event: dict[str, Any]) -> StudyFacts | None:
+    """Returns the state after one more event; `facts` may be changed."""
+    if event["kind"] == "opened":
+        config = StudyConfig.parse(event["study"], "ledger")
+        trials, decided, ended = (facts.trials, facts.decided, facts.ended) if facts else ({}, [], [])
+        revision = event.get("revision", 1)
+        configs = {**(facts.configs if facts else {}), revision: config}
+        return StudyFacts(config, event["cohort"], event["folds"], revision, trials, decided, configs, ended)
+    if facts is not None:
+        _apply(facts, event["kind"], event)
+    return facts
+
+
+class Follower:
+    """Keeps up with the events of a study: each `update` reads what is new since the last.
+
+    Args:
+        log: of the study, which may not exist yet.
+    """
+
+    def __init__(self, log: StudyLog) -> None:
+        self.log = log
+        self.facts: StudyFacts | None = None
+        self._position = 0
+
+    def update(self) -> bool:
+        """Brings `facts` up to date and returns whether there was anything new.
+
+        Raises:
+            LedgerError: a whole line does not match its checksum.
+        """
+        events, self._position = self.log.news(self._position)
+        for event in events:
+            self.facts = after(self.facts, event)
+        return bool(events)
 
 
 def _apply(facts: StudyFacts, kind: str, event: dict[str, Any]) -> None:
@@ -115,7 +146,9 @@ def _apply(facts: StudyFacts, kind: str, event: dict[str, Any]) -> None:
             trial.reports.append(Report(**fields))
     elif kind == "fitted":
         trial.fits[int(event["fold"])] = event["fit"]
-    elif kind == "finished":
+    if kind in ("finished", "stopped", "failed"):
+        facts.ended.append(number)
+    if kind == "finished":
         trial.state, trial.value, trial.metrics = "finished", event["value"], event["metrics"]
     elif kind == "stopped":
         trial.state, trial.reason = "stopped", event["reason"]

@@ -13,7 +13,7 @@ import traceback
 import click
 
 from ptune import __version__
-from ptune.cli import data, exchange, ledger, models, studies
+from ptune.cli import data, ledger, models, steer, studies
 from ptune.errors import PtuneError
 
 
@@ -29,7 +29,7 @@ def cli(debug: bool) -> None:
         os.environ["PTUNE_DEBUG"] = "1"
 
 
-for command in (*data.COMMANDS, *studies.COMMANDS, *models.COMMANDS, *exchange.COMMANDS, *ledger.COMMANDS):
+for command in (*data.COMMANDS, *studies.COMMANDS, *models.COMMANDS, *steer.COMMANDS, *ledger.COMMANDS):
     cli.add_command(command)
 
 

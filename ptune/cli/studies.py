@@ -1,8 +1,8 @@
-"""Commands about studies: sweep, status, fuse, report, sync."""
+"""Commands about studies: sweep, status, fuse, report, export, sync."""
 
 from __future__ import annotations
 
-import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,40 +14,68 @@ if TYPE_CHECKING:
     from ptune.home import Home
 
 
-@click.command(epilog=example("ptune sweep search_spaces/hand.yaml", "ptune sweep search_spaces/hand.yaml --as hand-2"))
+@click.command(
+    epilog=example(
+        "ptune sweep search_spaces/hand.yaml",
+        "ptune sweep search_spaces/hand.yaml --dry-run",
+        "ptune sweep search_spaces/hand.yaml --as hand-2 --detach",
+    )
+)
 @click.argument("space", type=click.Path(path_type=Path))
 @click.option("--as", "name", help="Run it as a study of another name.")
+@click.option("--detach", is_flag=True, help="Run it in a session of its own, which outlives this terminal.")
+@click.option("--dry-run", is_flag=True, help="Print what it would take, measured on this machine; write nothing.")
 @as_json
 @workers
 @with_home
-def sweep(home: Home, space: Path, name: str | None, as_json: bool, workers: int | None) -> int:
+def sweep(
+    home: Home, space: Path, name: str | None, detach: bool, dry_run: bool, as_json: bool, workers: int | None
+) -> int:
     """Run, resume or extend the study that SPACE describes."""
     from ptune.config import StudyConfig
-    from ptune.track.publish import run_study
 
     config = StudyConfig.load(space)
     if name:
         config = StudyConfig.parse(config.model_dump(mode="json", by_alias=True) | {"study": name}, "--as")
+    if dry_run:
+        from ptune.tune.estimate import estimate_study
+
+        found = estimate_study(config, space.parent, home, workers)
+        show(found.facts(), found.text(), as_json)
+        return 0
+    if detach:
+        from ptune.cli.detached import detach as run_detached
+
+        begun = run_detached(_same_sweep(home, space, name, workers), config.study, home)
+        show(begun.facts(), begun.text(), as_json)
+        return begun.code or 0
+    from ptune.track.publish import run_study
+
     outcome = run_study(config, space.parent, home, workers)
     show(outcome.facts(), outcome.text(), as_json)
     return 1 if outcome.failed or outcome.interrupted else 0
 
 
-@click.command(epilog=example("ptune status", "ptune status hand --watch"))
+def _same_sweep(home: Home, space: Path, name: str | None, workers: int | None) -> list[str]:
+    given = [("--home", home.root), ("--features", home.features), ("--as", name), ("--workers", workers)]
+    return ["sweep", str(space), *(str(part) for pair in given if pair[1] is not None for part in pair)]
+
+
+@click.command(epilog=example("ptune status", "ptune status hand --watch", "ptune status hand --watch --json"))
 @click.argument("study", required=False)
-@click.option("--watch", is_flag=True, help="Print again every 5 seconds.")
+@click.option("--watch", is_flag=True, help="Go on showing it until Ctrl-C; with --json, one line per change.")
 @as_json
 @with_home
 def status(home: Home, study: str | None, watch: bool, as_json: bool) -> int:
-    """Show where STUDY, or every study, stands; reads only the ledger."""
-    from ptune.results.status import study_status
+    """Show where STUDY, or every study, stands, from any shell; reads only the ledger."""
+    from ptune.results.watch import show_studies, watch_studies
 
-    while True:
-        facts, text = study_status(home, study)
-        show(facts, text, as_json)
-        if not watch:
-            return 0
-        time.sleep(5)
+    if watch:
+        with suppress(KeyboardInterrupt):
+            watch_studies(home, study, as_json)
+    else:
+        show_studies(home, study, as_json)
+    return 0
 
 
 @click.command(epilog=example("ptune fuse hand"))
@@ -86,4 +114,18 @@ def sync(home: Home, study: str) -> int:
     return 0
 
 
-COMMANDS = (sweep, status, fuse, report, sync)
+@click.command(epilog=example("ptune export hand", "ptune export hand --to tables"))
+@click.argument("study")
+@click.option("--to", type=click.Path(path_type=Path, file_okay=False), help="Folder [default: exports/STUDY in home].")
+@as_json
+@with_home
+def export(home: Home, study: str, to: Path | None, as_json: bool) -> int:
+    """Write the trials and predictions of STUDY as CSV and Parquet, and an Optuna study."""
+    from ptune.track.export import export_study
+
+    done = export_study(home, study, to)
+    show(done.facts(), done.text(), as_json)
+    return 0
+
+
+COMMANDS = (sweep, status, fuse, report, export, sync)

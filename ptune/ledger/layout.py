@@ -8,6 +8,7 @@ fits/ab/abcd.../claim/00000001.json   who trains it
 studies/NAME/events.jsonl             events in a folder
 studies/NAME/events/00000001-000001   events in an object store
 studies/NAME/lease/00000001.json      who runs it
+studies/NAME/requests/TIME-ID.json    what people ask of whoever runs it
 """
 
 from __future__ import annotations

@@ -177,14 +177,19 @@ class _FileLines:
     def exists(self) -> bool:
         return self.path.exists()
 
-    def read(self) -> list[Line]:
+    def read(self, position: int = 0) -> tuple[list[Line], int]:
         with storing(self.name):
             try:
-                *lines, rest = self.path.read_bytes().split(b"\n")
+                with open(self.path, "rb") as handle:
+                    handle.seek(position)
+                    content = handle.read()
             except FileNotFoundError:
-                return []
-        found = [Line(f"line {number}", text, not text.endswith(TORN)) for number, text in enumerate(lines, 1)]
-        return found + ([Line(f"line {len(lines) + 1}", rest, False)] if rest else [])
+                return [], position
+        *lines, rest = content.split(b"\n")
+        where = f" after byte {position}" if position else ""
+        found = [Line(f"line {number}{where}", text, not text.endswith(TORN)) for number, text in enumerate(lines, 1)]
+        torn = [Line(f"line {len(lines) + 1}{where}", rest, False)] if rest else []
+        return found + torn, position + len(content) - len(rest)
 
 
 def _unless_gone(error: OSError) -> None:

@@ -226,14 +226,17 @@ class _ObjectLines:
         if self.loose >= PACK:
             self._pack()
 
-    def read(self) -> list[Line]:
+    def read(self, position: int = 0) -> tuple[list[Line], int]:
         for _ in range(5):
             packs, loose, _ = self._listed()
+            packs = [pack for pack in packs if pack[1] > position]
+            loose = {number: name for number, name in loose.items() if number > position}
             names = [_pack_name(*pack) for pack in packs] + list(loose.values())
             found = self._fetched(names)
             # Lines that were packed between listing and reading are gone: look again.
             if None not in found:
-                return self._numbered(packs, loose, [content or b"" for content in found])
+                lines = self._numbered(packs, loose, [content or b"" for content in found], position)
+                return lines, position + len(lines)
         raise LedgerError(f"ledger, {self.name}", "changes faster than it can be read", "", "Try again.")
 
     def exists(self) -> bool:
@@ -243,15 +246,18 @@ class _ObjectLines:
         with ThreadPoolExecutor(READERS) as pool:
             return list(pool.map(self.store.read, [f"{self.name}/{name}" for name in names]))
 
-    def _numbered(self, packs: list[tuple[int, int]], loose: dict[int, str], contents: list[bytes]) -> list[Line]:
+    def _numbered(
+        self, packs: list[tuple[int, int]], loose: dict[int, str], contents: list[bytes], position: int
+    ) -> list[Line]:
         lines: dict[int, bytes] = {}
         for (first, _), content in zip(packs, contents, strict=False):
             lines |= dict(enumerate(content.splitlines(), first))
         lines |= dict(zip(loose, (content.rstrip(b"\n") for content in contents[len(packs) :]), strict=True))
-        for expected, number in enumerate(sorted(lines), 1):
+        numbers = sorted(number for number in lines if number > position)
+        for expected, number in enumerate(numbers, position + 1):
             if number != expected:
                 raise LedgerError(f"ledger, {self.name}", f"line {expected} is missing", "lines without gaps")
-        return [Line(f"line {number}", lines[number]) for number in sorted(lines)]
+        return [Line(f"line {number}", lines[number]) for number in numbers]
 
     def _listed(self) -> tuple[list[tuple[int, int]], dict[int, str], list[str]]:
         """Returns the packs as (first, last), the name of each line that is in none, and what these two overrule."""

@@ -45,8 +45,8 @@ class Lines(Protocol):
             fence: rises with every new writer; a line of an older one that arrives late is never read.
         """
 
-    def read(self) -> list[Line]:
-        """Returns all lines in order; none where there is no log."""
+    def read(self, position: int = 0) -> tuple[list[Line], int]:
+        """Returns the lines after a position in order, and the position after the last whole one; 0 is the start."""
 
     def exists(self) -> bool:
         """Returns whether there is any line."""

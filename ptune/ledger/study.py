@@ -116,9 +116,23 @@ class StudyLog:
 
     def scan(self) -> tuple[list[dict[str, Any]], int]:
         """Returns all events, and how many lines a crash has torn."""
+        events, torn, _ = self._read(0)
+        return events, torn
+
+    def news(self, position: int) -> tuple[list[dict[str, Any]], int]:
+        """Returns the events after a position, and the position after them; 0 is before the first event.
+
+        Raises:
+            LedgerError: a whole line does not match its checksum.
+        """
+        events, _, position = self._read(position)
+        return events, position
+
+    def _read(self, position: int) -> tuple[list[dict[str, Any]], int, int]:
         before_reading(self.store)
         found, torn = [], 0
-        for line in self._lines().read():
+        lines, position = self._lines().read(position)
+        for line in lines:
             digest, _, body = line.text.decode("utf-8", "replace").partition(" ")
             if not line.whole:
                 torn += 1
@@ -131,7 +145,7 @@ class StudyLog:
                     "the bytes that were written",
                     "Restore the study's events from a backup, or delete the line: that event then never was.",
                 )
-        return found, torn
+        return found, torn, position
 
     def _lines(self) -> Lines:
         return self.store.lines(f"{self._folder}/events")

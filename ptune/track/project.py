@@ -17,7 +17,7 @@ from ptune.errors import BadInput
 from ptune.home import Home
 from ptune.ledger import Ledger
 from ptune.metrics import score_frame
-from ptune.replay import StudyFacts, TrialFacts, out_of_fold, read_study
+from ptune.replay import Follower, StudyFacts, TrialFacts, out_of_fold
 from ptune.results import plots
 from ptune.results.privacy import public_reason
 from ptune.results.stats import pooled_confusion
@@ -58,6 +58,7 @@ class Projector:
         self.home, self.study, self.ledger = home, study, Ledger(home.ledger)
         self._store: RunStore | None = None
         self._frames: dict[tuple[str, ...], pd.DataFrame] = {}
+        self._follower = Follower(self.ledger.study(study))
         self._study_run = StudyRun(home, study, self.frame)
 
     def sync(self, live: bool = False) -> SyncReport:
@@ -70,7 +71,8 @@ class Projector:
             BadInput: there is no such study.
             MlflowException: the tracking store cannot be used; what was sent stays, the next sync sends the rest.
         """
-        facts = read_study(self.ledger, self.study)
+        self._follower.update()
+        facts = self._follower.facts
         if facts is None:
             raise BadInput(f"study {self.study!r}", "is not in this home", "", "`ptune status` lists the studies.")
         with locked(self.home.root / f".mlflow-{self.study}.lock"):

@@ -17,6 +17,7 @@ from ptune.metrics import majority_row
 from ptune.results.fusion import Fusion
 from ptune.results.status import require_study
 from ptune.results.summary import Summary, report_study, summarise
+from ptune.results.watch import live
 from ptune.track.bundle import BundleSpec
 from ptune.track.project import Projector
 from ptune.track.registry import Evidence, Registry
@@ -103,7 +104,7 @@ def run_study(config: StudyConfig, folder: Path, home: Home, workers: int | None
         BadInput: something the user gave cannot be used.
     """
     with projection(home, config.study) as poke:
-        report = sweep(config, folder, home, workers, on_end=poke)
+        report = sweep(config, folder, home, workers, live(Ledger(home.ledger), config.study, poke))
         summary = summarise(home, config.study) if report.facts.finished() else None
         page = report_study(home, config.study)
     return StudyOutcome(report, summary, page)

@@ -77,7 +77,7 @@ def fit_epochs(
     if found is not None:
         yield from _replayed(found.history)
         return found
-    training = _Training(spec, store, acceleration, weights, ledger, saving)
+    training = Training(spec, store, acceleration, weights, ledger, saving)
     yield from _replayed(training.progress.history)
     while training.progress.epoch < spec.stream.epochs:
         yield training.epoch()
@@ -111,7 +111,7 @@ def _replayed(history: list[dict[str, float]]) -> Generator[Epoch, None, None]:
         yield Epoch(number, metrics)
 
 
-class _Training:
+class Training:
     """Model, optimizer and progress of one unfinished fit."""
 
     def __init__(
@@ -152,7 +152,7 @@ class _Training:
         clock = time.monotonic()
         for batch in batches:
             step = Step(progress.epoch + 1, progress.batch + 1, batch.video_ids)
-            self._step(batch, step)
+            self.step(batch, step)
             progress.batch += 1
             now = time.monotonic()
             progress.stepping, progress.seconds = progress.stepping + now - clock, progress.seconds + now - clock
@@ -169,7 +169,7 @@ class _Training:
             self.save(step)
         return Epoch(progress.epoch, metrics)
 
-    def _step(self, batch: TrainingBatch, step: Step) -> None:
+    def step(self, batch: TrainingBatch, step: Step) -> None:
         """Moves the weights once, by the gradient of the batch's mean loss."""
         stream = self.spec.stream
         torch.manual_seed(_step_seed(self.spec.seed, step.epoch - 1, step.batch - 1))

@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from ptune.errors import FitFailed
+from ptune.errors import BadInput, FitFailed
 from ptune.ledger import StudyLog
 from ptune.replay import Report, StudyFacts, TrialFacts
+from ptune.steer import AddTrial, Request, Requests, StopStudy
+from ptune.tune.account import Account
 from ptune.tune.evidence import Evidence
 from ptune.tune.race import make_race
 from ptune.tune.rules import GO, Verdict
@@ -21,6 +24,8 @@ from ptune.tune.searcher import Proposal, Proposals
 
 #: A trial whose actor or node dies goes on elsewhere this many times.
 MOST_LOSSES = 3
+#: Requests are looked for this often at most.
+HEED_SECONDS = 1.0
 
 
 @dataclass
@@ -53,9 +58,9 @@ class Conductor:
         epochs: of one fold.
         evidence: the out-of-fold predictions of a fit, by its signature.
         others: studies to learn from.
-        on_step: called after every new epoch and trial end with the number of steps it settles.
-        on_end: called when a trial has ended.
+        on_event: called after every event.
         clock: seconds, for the budget of hours.
+        requests: what people ask of the study while it runs.
     """
 
     facts: StudyFacts
@@ -64,12 +69,12 @@ class Conductor:
     epochs: int
     evidence: Callable[[str], Evidence]
     others: Sequence[StudyFacts] = ()
-    on_step: Callable[[int], object] = lambda steps: None
-    on_end: Callable[[], object] = lambda: None
+    on_event: Callable[[], object] = lambda: None
     clock: Callable[[], float] = time.monotonic
     tally: Tally = field(default_factory=Tally)
     leaving: bool = False
     problem: str = ""
+    requests: Requests | None = None
 
     def __post_init__(self) -> None:
         config = self.facts.config
@@ -77,8 +82,10 @@ class Conductor:
         self.proposals.restore(self.facts, self.others)
         self.race = make_race(config, self.epochs)
         verdicts: dict[int, Verdict] = {}
+        self.answered: set[str] = set()
         for event in self.log.events():
             self._retell(event, verdicts)
+            self.answered.add(event.get("request", ""))
         trials = self.facts.trials.values()
         self.running = {trial.number: trial for trial in trials if trial.state == "running"}
         self.trained_epochs = sum(len(trial.reports) for trial in trials)
@@ -88,10 +95,7 @@ class Conductor:
         self.tally.trials_before = sum(
             trial.revision == self.facts.revision and trial.state != "running" for trial in trials
         )
-        self.seconds = sum(trial.seconds for trial in trials)
-        self.best = max((trial.value or 0.0 for trial in self.facts.finished()), default=None)
-        self.settled: dict[int, int] = {}
-        self.owed: dict[int, float] = {}
+        self.account = Account(self.log, config, trials, self.on_event)
         self.losses: dict[int, int] = {}
         self.ahead: set[tuple[int, int]] = set()
         self.trained_ahead: set[str] = set()
@@ -100,6 +104,8 @@ class Conductor:
         for number, trial in list(self.running.items()):
             self._obey(trial, verdicts.get(number, GO))
         self.interrupted = [number for number in sorted(self.running) if number not in self.waiting]
+        self.cut_short: set[int] = set()
+        self.heeded = -math.inf
 
     @property
     def steps(self) -> int:
@@ -112,9 +118,10 @@ class Conductor:
         First what an earlier launch left unfinished, then a trial that has shown to be among the best, then a new one,
         then finalists, then a fold of a trial that runs elsewhere.
         """
+        self._heed()
         if self.leaving:
             return None
-        task = None if self._spent() else self._task()
+        task = None if self.account.exhausted() else self._task()
         if task is None and len(self.waiting) == len(self.running):
             for number, reason in self.race.hopeless():
                 self._end(self.facts.trials[number], "stopped", reason=reason)
@@ -128,7 +135,7 @@ class Conductor:
     def _task(self) -> Task | None:
         if self.interrupted:
             return self._go_on(self.interrupted.pop(0))
-        if not self._spent(self._reserve()):
+        if not self.account.exhausted(self._reserve()):
             number = self.race.next()
             if number is not None:
                 return self._go_on(number)
@@ -142,19 +149,23 @@ class Conductor:
     def reported(self, number: int, result: dict[str, Any]) -> bool:
         """Records one result of a running trial and returns whether it goes on; a trial that has ended does not."""
         trial = self.facts.trials[number]
+        if number in self.cut_short:
+            self.cut_short.remove(number)
+            self.account.charge(trial, result["seconds"])
         if trial.state != "running" or number in self.waiting or self._time_is_up():
             return False
         verdict = self._fitted(trial, result) if result["kind"] == "fitted" else self._epoch(trial, result)
         self._obey(trial, verdict)
-        return verdict.action == "go"
+        self._heed()
+        return verdict.action == "go" and trial.state == "running" and not self.leaving
 
     def reported_ahead(self, number: int, result: dict[str, Any]) -> bool:
         """Records what a fold that runs ahead has cost and returns whether it goes on."""
         trial = self.facts.trials[number]
-        self._charge(trial, result["seconds"])
+        self.account.charge(trial, result["seconds"])
         if result["kind"] == "ready":
             self.trained_ahead.add(result["fit"])
-        return trial.state == "running" and not self.leaving and not self._spent()
+        return trial.state == "running" and not self.leaving and not self.account.exhausted()
 
     def ended(self, number: int, result: dict[str, Any]) -> None:
         """Records the last result of a trial: finished or failed. Of a trial that has ended already, nothing."""
@@ -164,7 +175,6 @@ class Conductor:
         if result["kind"] == "finished" and math.isfinite(result["value"]):
             metrics = _finite(result["metrics"])
             trial.value, trial.metrics = result["value"], metrics
-            self.best = max(trial.value or 0.0, self.best or 0.0)
             self._end(trial, "finished", seconds=result["seconds"], value=trial.value, metrics=metrics)
         elif result["kind"] == "finished":
             self.failed(number, f"{self.facts.config.objective.metric} is not finite", result["seconds"])
@@ -189,8 +199,37 @@ class Conductor:
         """Ends this launch because of something that would make every trial fail; trials keep their state."""
         self.leaving, self.problem = True, problem
 
-    def _proposed(self, proposal: Proposal) -> None:
-        self.log.append("proposed", trial=proposal.number, group=proposal.group, params=proposal.params)
+    def _heed(self) -> None:
+        """Does what people have asked for, looking once a second at most."""
+        now = self.clock()
+        if self.requests is None or now - self.heeded < HEED_SECONDS:
+            return
+        self.heeded = now
+        for request in self.requests.take():
+            if request.id not in self.answered:
+                self._answer(request)
+            self.requests.acknowledge(request)
+
+    def _answer(self, request: Request) -> None:
+        """Does what is asked; what came true meanwhile, or can be no more, asks for nothing."""
+        self.answered.add(request.id)
+        if isinstance(request, StopStudy):
+            self.leaving = True
+        elif isinstance(request, AddTrial):
+            with suppress(BadInput):
+                proposal = self.proposals.add(request.params)
+                self._proposed(proposal, request=request.id)
+                self.interrupted.insert(0, proposal.number)
+        elif (trial := self.running.get(request.number)) is not None:
+            waiting = trial.number in self.waiting
+            self._end(trial, "stopped", reason="stopped by hand", request=request.id)
+            if trial.number in self.interrupted:
+                self.interrupted.remove(trial.number)
+            elif not waiting:
+                self.cut_short.add(trial.number)
+
+    def _proposed(self, proposal: Proposal, **content: Any) -> None:
+        self.log.append("proposed", trial=proposal.number, group=proposal.group, params=proposal.params, **content)
         trial = TrialFacts(proposal.number, proposal.group, proposal.params, self.facts.revision)
         self.facts.trials[proposal.number] = self.running[proposal.number] = trial
 
@@ -204,7 +243,7 @@ class Conductor:
         self.waiting.add(trial.number)
         if not trial.waiting:
             trial.waiting = True
-            self._record("waiting", trial, 0.0)
+            self.account.record("waiting", trial, 0.0)
         self.proposals.tell(trial)
         del trial.reports[:-1]
 
@@ -223,20 +262,19 @@ class Conductor:
             self.failed(trial.number, f"{self._validated} is not finite in epoch {result['epoch']}", result["seconds"])
             return Verdict("stop")
         if trial.reports and result["step"] <= trial.reports[-1].step:
-            self._charge(trial, result["seconds"])
+            self.account.charge(trial, result["seconds"])
             return GO
         content = {name: result[name] for name in ("fold", "epoch", "step", "value")}
         content["metrics"] = _finite(result["metrics"])
-        self._record("reported", trial, result["seconds"], **content)
+        self.account.record("reported", trial, result["seconds"], **content)
         trial.reports.append(Report(**content))
         self.trained_epochs += 1
-        self._settle(trial.number, result["step"])
         return self.race.epoch(trial.number, trial.group, *place, own)
 
     def _fitted(self, trial: TrialFacts, result: dict[str, Any]) -> Verdict:
         """Records a complete fold and returns what the trial does now."""
         if result["fold"] in trial.fits:
-            self._charge(trial, result["seconds"])
+            self.account.charge(trial, result["seconds"])
             return GO
         try:
             evidence = self.evidence(result["fit"])
@@ -244,7 +282,7 @@ class Conductor:
             self.failed(trial.number, str(problem), result["seconds"])
             return Verdict("stop")
         reused = result["reused"] and result["fit"] not in self.trained_ahead
-        self._record("fitted", trial, result["seconds"], fold=result["fold"], fit=result["fit"], reused=reused)
+        self.account.record("fitted", trial, result["seconds"], fold=result["fold"], fit=result["fit"], reused=reused)
         trial.fits[result["fold"]] = result["fit"]
         if reused:
             self.tally.fits_reused += 1
@@ -254,7 +292,7 @@ class Conductor:
         return self.race.fold(trial.number, trial.group, position, evidence)
 
     def _end(self, trial: TrialFacts, state: Any, seconds: float = 0.0, reason: str = "", **content: Any) -> None:
-        self._record(state, trial, seconds, **({"reason": reason} if reason else {}), **content)
+        self.account.record(state, trial, seconds, **({"reason": reason} if reason else {}), **content)
         trial.state, trial.reason, trial.waiting = state, reason, False
         self.running.pop(trial.number, None)
         self.waiting.discard(trial.number)
@@ -262,8 +300,6 @@ class Conductor:
         self.race.ended(trial.number, trial.group, state)
         self.proposals.tell(trial)
         trial.reports.clear()
-        self._settle(trial.number, self.steps)
-        self.on_end()
 
     def _retell(self, event: dict[str, Any], verdicts: dict[int, Verdict]) -> None:
         """Tells the race what an earlier launch has seen, and keeps what it says of each trial's last report.
@@ -300,42 +336,9 @@ class Conductor:
         begun = len(trial.fits) + 1
         return [fold for fold in self.order[begun:] if (trial.number, fold) not in self.ahead]
 
-    def _charge(self, trial: TrialFacts, seconds: float) -> None:
-        """Counts work that no other event tells of: repeated after an actor was lost, or done ahead."""
-        if trial.state == "running":
-            self.owed[trial.number] = self.owed.get(trial.number, 0.0) + seconds
-        else:
-            self.log.append("charged", trial=trial.number, seconds=seconds)
-        self._spend(trial, seconds)
-
-    def _record(self, kind: str, trial: TrialFacts, seconds: float, **content: Any) -> None:
-        owed = self.owed.pop(trial.number, 0.0)
-        if owed > 0:
-            self.log.append("charged", trial=trial.number, seconds=owed)
-        self.log.append(kind, trial=trial.number, seconds=seconds, **content)
-        self._spend(trial, seconds)
-
-    def _spend(self, trial: TrialFacts, seconds: float) -> None:
-        trial.seconds += seconds
-        self.seconds += seconds
-
-    def _settle(self, number: int, step: int) -> None:
-        before = self.settled.get(number, 0)
-        if step > before:
-            self.settled[number] = step
-            self.on_step(step - before)
-
-    def _spent(self, reserve: float = 0.0) -> bool:
-        """Returns whether the budget of GPU-hours leaves no more than `reserve`, in seconds of an actor; each counts as
-        the actor's share of a GPU.
-        """
-        limit = self.facts.config.budget.gpu_hours
-        share = self.facts.config.resources.gpu or 1.0
-        return limit is not None and (self.seconds + reserve) * share >= limit * 3600
-
     def _reserve(self) -> float:
         """Returns the seconds that finalists still need, by what epochs have taken so far."""
-        per_epoch = self.seconds / max(self.trained_epochs, 1)
+        per_epoch = self.account.seconds / max(self.trained_epochs, 1)
         return self.race.missing() * self.steps * per_epoch
 
     def _time_is_up(self) -> bool:

@@ -90,7 +90,17 @@ def make_plan(
     """
     report = extract(manifest.videos, config.extraction, home, workers, retry=False)
     usable = tuple(video for video in manifest.videos if video.id not in report.quarantined)
-    manifest = replace(manifest, videos=usable)
+    return plan_of(config, replace(manifest, videos=usable), initial_weights, home, past), report
+
+
+def plan_of(
+    config: StudyConfig,
+    manifest: Manifest,
+    initial_weights: Mapping[Modality, str],
+    home: Home,
+    past: StudyFacts | None = None,
+) -> Plan:
+    """Returns the plan of a study of all videos of the manifest; arguments as in `make_plan`."""
     folds = _folds(config, manifest, past)
     videos = tuple(
         FitVideo(
@@ -108,7 +118,7 @@ def make_plan(
         "class_counts": manifest.class_counts(),
     }
     warnings = fold_warnings(manifest.labels(), folds, config.grouping.names)
-    return Plan(config, home, videos, folds, cohort, initial_weights, tuple(warnings)), report
+    return Plan(config, home, videos, folds, cohort, initial_weights, tuple(warnings))
 
 
 def starting_weights(config: StudyConfig, home: Home) -> dict[Modality, str]:

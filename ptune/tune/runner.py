@@ -14,7 +14,6 @@ from ray.tune.search import Searcher
 
 from ptune.config import StudyConfig, signature_of
 from ptune.errors import PtuneError
-from ptune.progress import progress
 from ptune.tune.conductor import Conductor
 from ptune.tune.plan import Plan
 from ptune.tune.trainable import INFEASIBLE, TrialRunner, payload
@@ -29,31 +28,28 @@ def run_trials(conductor: Conductor, plan: Plan) -> bool:
     each = _resources(plan.config)
     storage = plan.home.ray / f"{plan.config.study}-{uuid.uuid4().hex[:8]}"
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    expected = plan.config.budget.trials - conductor.tally.trials_before
-    with progress("sweep", expected * conductor.steps) as bar:
-        conductor.on_step = lambda steps: bar.advance(steps, _best(conductor))
-        tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(TrialRunner, plan=plan), each),
-            tune_config=tune.TuneConfig(
-                search_alg=searcher,
-                scheduler=_RayScheduler(conductor),
-                num_samples=-1,
-                max_concurrent_trials=_slots(each),
-                reuse_actors=True,
-                trial_name_creator=_trial_name,
-                trial_dirname_creator=_trial_name,
-            ),
-            run_config=tune.RunConfig(
-                name=storage.name,
-                storage_path=str(plan.home.ray),
-                verbose=0,
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            ),
-        )
-        try:
-            tuner.fit()
-        finally:
-            shutil.rmtree(storage, ignore_errors=True)
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(TrialRunner, plan=plan), each),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            scheduler=_RayScheduler(conductor),
+            num_samples=-1,
+            max_concurrent_trials=_slots(each),
+            reuse_actors=True,
+            trial_name_creator=_trial_name,
+            trial_dirname_creator=_trial_name,
+        ),
+        run_config=tune.RunConfig(
+            name=storage.name,
+            storage_path=str(plan.home.ray),
+            verbose=0,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
     return searcher.finished and not conductor.leaving
 
 
@@ -72,11 +68,6 @@ def _slots(each: dict[str, float]) -> int:
 
     there = ray.cluster_resources()
     return max(1, min(int(there.get(name.upper(), 0) / share + 1e-9) for name, share in each.items()))
-
-
-def _best(conductor: Conductor) -> str:
-    metric = conductor.facts.config.objective.metric
-    return "" if conductor.best is None else f"best {metric} {conductor.best:.3f}"
 
 
 def _trial_name(trial: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import optuna
@@ -113,6 +114,47 @@ def all_points(study: StudyConfig, group: str) -> list[Params] | None:
         if len(points) > MOST_POINTS:
             return None
     return points
+
+
+def count_points(study: StudyConfig, group: str) -> int | None:
+    """Returns how many points a group has without listing them, or None when it is continuous."""
+    conditions = {other for dimension in study.space.values() for other in dimension.when}
+    counted: list[tuple[Params, int]] = [({"modality": group} if "modality" in study.space else {}, 1)]
+    for name, dimension in _ordered(study.space):
+        if name == "modality":
+            continue
+        if dimension.float_ is not None:
+            return None
+        low, high = dimension.int_ or (0, -1)
+        values = dimension.choice if dimension.choice is not None else range(low, high + 1)
+        following = []
+        for point, count in counted:
+            if not _holds(dimension, point):
+                following.append((point, count))
+            elif name in conditions:
+                following += [(point | {name: value}, count) for value in values]
+            else:
+                following.append((point, count * len(values)))
+        counted = following
+    return sum(count for _, count in counted)
+
+
+def middle_point(study: StudyConfig, group: str) -> Params:
+    """Returns a point of usual cost: middle values of numbers, the first of other choices."""
+    point: Params = {"modality": group} if "modality" in study.space else {}
+    for name, dimension in _ordered(study.space):
+        if name != "modality" and _holds(dimension, point):
+            point[name] = _middle(dimension)
+    return point
+
+
+def _middle(dimension: Dimension) -> Value:
+    if dimension.choice is not None:
+        numbers = sorted(value for value in dimension.choice if isinstance(value, int | float))
+        return numbers[len(numbers) // 2] if len(numbers) == len(dimension.choice) else dimension.choice[0]
+    low, high = dimension.int_ or dimension.float_ or (0, 0)
+    middle = math.sqrt(low * high) if dimension.log else (low + high) / 2
+    return round(middle) if dimension.int_ is not None else middle
 
 
 def _ordered(space: dict[str, Dimension]) -> list[tuple[str, Dimension]]:

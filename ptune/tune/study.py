@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ptune.cluster import ray_session
 from ptune.config import ExtractConfig, FitSpec, StudyConfig
-from ptune.errors import BadInput, LedgerError, StudyChanged
+from ptune.errors import BadInput, LedgerError
 from ptune.extract.report import ExtractReport
 from ptune.extract.store import open_store
 from ptune.home import Home
 from ptune.ledger import FitRecord, Ledger
 from ptune.progress import progress
 from ptune.replay import StudyFacts, read_study, replay
+from ptune.steer import AddTrial, Requests
 from ptune.train.device import Acceleration
 from ptune.train.fit import run_fit
+from ptune.tune.changes import refuse_changes, same_search
 from ptune.tune.conductor import Conductor, Tally
 from ptune.tune.evidence import Evidence, evidence_of
-from ptune.tune.plan import Plan, make_plan, read_inputs
+from ptune.tune.plan import Plan, make_plan, plan_of, read_inputs
 from ptune.tune.runner import run_trials
-
-#: Fields of a study that its results cannot outlive.
-FIXED_FOR_LIFE = ("task", "objective", "folds", "grouping", "extraction")
 
 
 @dataclass(frozen=True)
@@ -45,14 +44,14 @@ def sweep(
     folder: Path,
     home: Home,
     workers: int | None = None,
-    on_end: Callable[[], object] = lambda: None,
+    watching: AbstractContextManager[Callable[[], object]] | None = None,
 ) -> SweepReport:
     """Runs a study to the end of its budget, resuming what the ledger has of it.
 
     Args:
         folder: where the study's relative paths start.
         workers: CPU cores of a private Ray.
-        on_end: called on the driver whenever a trial has ended.
+        watching: entered while trials run; what it yields is called on the driver after every event of theirs.
 
     Raises:
         BadInput: something the user gave cannot be used; nothing was written.
@@ -62,17 +61,30 @@ def sweep(
     manifest, initial_weights = read_inputs(config, folder, home)
     ledger = Ledger(home.ledger)
     others = _learnt_from(config, ledger)
-    log = ledger.study(config.study)
-    with log.lease():
+    log, requests = ledger.study(config.study), Requests(ledger, config.study)
+    with ExitStack() as ending:
+        ending.enter_context(log.lease())
+        requests.forget_stops()
         past = read_study(ledger, config.study)
-        with ray_session(home, workers) if _trials_left(config, past) else nullcontext():
-            plan, extraction = make_plan(config, manifest, initial_weights, home, past, workers)
-            facts = open_study(ledger, plan, past)
-            epochs = config.stream(_any_point(config)).epochs
-            conductor = Conductor(
-                facts, log, plan.order, epochs, lambda fit: _evidence(ledger, fit), others, on_end=on_end
-            )
-            complete = not _trials_left(config, past) or run_trials(conductor, plan)
+        if past is not None:
+            refuse_changes(plan_of(config, manifest, initial_weights, home, past), past)
+        left = _trials_left(config, past) or any(isinstance(request, AddTrial) for request in requests.take())
+        if left:
+            ending.enter_context(ray_session(home, workers))
+        plan, extraction = make_plan(config, manifest, initial_weights, home, past, workers)
+        facts = open_study(ledger, plan, past)
+        epochs = config.stream(_any_point(config)).epochs
+        conductor = Conductor(
+            facts,
+            log,
+            plan.order,
+            epochs,
+            lambda fit: _evidence(ledger, fit),
+            others,
+            ending.enter_context(watching) if watching and left else lambda: None,
+            requests=requests,
+        )
+        complete = not left or run_trials(conductor, plan)
     return SweepReport(facts, plan, extraction, conductor.tally, not complete, conductor.problem)
 
 
@@ -144,11 +156,10 @@ def open_study(ledger: Ledger, plan: Plan, past: StudyFacts | None) -> StudyFact
     config = plan.config
     revision = 1
     if past is not None:
-        _refuse_changes(plan, past)
+        refuse_changes(plan, past)
         if past.config == config:
             return past
-        same_space = _searched(past.config) == _searched(config)
-        revision = past.revision if same_space else past.revision + 1
+        revision = past.revision if same_search(past.config, config) else past.revision + 1
     log = ledger.study(config.study)
     log.append(
         "opened",
@@ -163,41 +174,12 @@ def open_study(ledger: Ledger, plan: Plan, past: StudyFacts | None) -> StudyFact
     return facts
 
 
-def _searched(config: StudyConfig) -> dict[str, Any]:
-    names = {"space", "fixed", "start_from", "init", "seed", "stopping", "finalists"}
-    return config.model_dump(mode="json", include=names)
-
-
-def _refuse_changes(plan: Plan, past: StudyFacts) -> None:
-    changes = []
-    for name in FIXED_FOR_LIFE:
-        before, now = getattr(past.config, name), getattr(plan.config, name)
-        if before != now:
-            changes.append(f"{name} was {_shown(before)} and is {_shown(now)}")
-    if past.cohort["digest"] != plan.cohort["digest"]:
-        before, now = past.cohort, plan.cohort
-        changes.append(
-            f"the cohort had {before['videos']} videos of {before['subjects']} subjects (digest "
-            f"{before['digest'][:8]}) and has {now['videos']} of {now['subjects']} ({now['digest'][:8]})"
-        )
-    if changes:
-        raise StudyChanged(
-            f"study {plan.config.study!r}",
-            "; ".join(changes),
-            "the cohort, folds, task and objective it was opened with",
-            "Run it under a new name with --as NAME; finished fits are reused where they are the same.",
-        )
-
-
-def _shown(value: Any) -> str:
-    return str(value.model_dump(mode="json")) if hasattr(value, "model_dump") else repr(value)
-
-
 def _trials_left(config: StudyConfig, past: StudyFacts | None) -> bool:
-    if past is None or _searched(past.config) != _searched(config):
+    if past is None or not same_search(past.config, config):
         return True
-    ended = sum(trial.revision == past.revision and trial.state != "running" for trial in past.trials.values())
-    return ended < config.budget.trials
+    trials = [trial for trial in past.trials.values() if trial.revision == past.revision]
+    unfinished = any(trial.state == "running" for trial in trials)
+    return unfinished or len(trials) < config.budget.trials
 
 
 def _any_point(config: StudyConfig) -> dict[str, Any]:

@@ -16,7 +16,9 @@ FIT = re.compile(
     rf"fits/[0-9a-f]{{2}}/([0-9a-f]{{32}})/"
     rf"({COMPLETE}|{CHECKPOINT}|{CHECKPOINT_SPEC}|claim/\d{{8}}\.json|([0-9a-f]{{16}}-)?({_ROLE}))"
 )
-STUDY = re.compile(r"studies/([^/]+)/(events\.jsonl|events/\d{8}-(\d{6}|\d{8}\.pack)|lease/\d{8}\.json)")
+STUDY = re.compile(
+    r"studies/([^/]+)/(events\.jsonl|events/\d{8}-(\d{6}|\d{8}\.pack)|lease/\d{8}\.json|requests/\d{20}-[0-9a-f]{8}\.json)"
+)
 
 
 @dataclass

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.track.invariants import check_runs
 from tests.tune.chaos import Arena, check_events, end, outcome
 
 FULL = bool(os.environ.get("PTUNE_FULL"))
@@ -34,6 +35,7 @@ def undisturbed(arena):
 
 def check_same(arena, home, undisturbed):
     check_events(arena.events(home))
+    assert check_runs(arena.open(home), "chaos") > 0
     assert outcome(arena.facts(home)) == undisturbed[0]
 
 

@@ -231,7 +231,7 @@ def test_seconds_are_charged_whatever_becomes_of_the_trial(tmp_path):
     conductor.ended(broken.number, {"kind": "failed", "seconds": 4.0, "reason": "loss is nan"})
     seconds = {number: trial.seconds for number, trial in read_study(Ledger(tmp_path), "hand").trials.items()}
     assert seconds == {0: 0.5 * FOLDS * (EPOCHS + 1), 1: 6.0, 2: 4.0}
-    assert conductor.seconds == sum(seconds.values())
+    assert conductor.account.seconds == sum(seconds.values())
 
 
 def test_when_there_are_no_more_trials_free_actors_take_the_last_folds_of_running_ones(tmp_path):

@@ -1,0 +1,5 @@
+"""`python -m ptune.cli` is `ptune`."""
+
+from ptune.cli import main
+
+main()
