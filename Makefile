@@ -3,7 +3,8 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo demo-seeds test test-full lint bench-flow bench-extract bench-systems bench-train clean
+.PHONY: setup demo demo-seeds test test-full chaos lint bench-flow bench-extract bench-systems bench-train bench-race \
+	bench-overhead clean
 
 setup: $(READY)
 
@@ -35,6 +36,10 @@ lint: $(READY)
 test-full: $(READY)
 	@PTUNE_FULL=1 $(BIN)/python -m pytest tests/extract/test_damage.py tests/extract/test_kill.py --timeout 1200
 
+# Sweeps whose drivers and actors are killed at random moments, all seeds: about an hour.
+chaos: $(READY)
+	@PTUNE_FULL=1 $(BIN)/python -m pytest tests/tune/test_chaos.py tests/tune/test_conductor.py --timeout 1200
+
 bench-flow: $(READY)
 	@$(BIN)/python benchmarks/flow.py
 
@@ -48,6 +53,13 @@ bench-systems: $(READY)
 
 bench-train: $(READY)
 	@$(BIN)/python benchmarks/train.py
+
+bench-race: $(READY)
+	@$(BIN)/python benchmarks/race.py 200
+
+bench-overhead: $(READY)
+	@$(BIN)/python benchmarks/overhead.py sweep
+	@$(BIN)/python benchmarks/overhead.py simulate
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -35,7 +35,7 @@ FULL = ExtractConfig()
 LIGHT = ExtractConfig(flow=TVL1Config(scales=2, warps=1, inner_iterations=1, outer_iterations=1))
 
 
-def scale(pairs: int = 2000) -> None:
+def scale(pairs: int = 3000) -> None:
     with tempfile.TemporaryDirectory(dir="/tmp") as name:
         folder = Path(name)
         # Two short videos and a long one, which both workers have to share.

@@ -69,7 +69,7 @@ def simulate(trials: int = 10_000) -> None:
     )
     random = np.random.default_rng(0)
     videos = tuple(f"v{number}" for number in range(SUBJECTS))
-    with tempfile.TemporaryDirectory(prefix="overhead-") as name:
+    with tempfile.TemporaryDirectory(prefix="overhead-") as name, Ledger(Path(name)).study("many").lease():
         log = Ledger(Path(name)).study("many")
         cohort = {"digest": "d", "videos": SUBJECTS, "subjects": SUBJECTS, "class_counts": {}}
         log.append(

@@ -27,7 +27,7 @@ from ptune.extract.store import FeatureStore, open_store
 from ptune.ledger import Ledger
 from ptune.sample.dataset import training_batches
 from ptune.train.device import Acceleration
-from ptune.train.fit import _Training
+from ptune.train.fit import Training
 from ptune.train.loader import Waiting, on_device
 from ptune.train.protocol import score_video
 from ptune.train.watch import Step
@@ -67,9 +67,7 @@ def main(runs: int = 0) -> None:
         report("test protocol", name, ours, reference, protocol.snippets * OPERATIONS_16)
 
 
-def prepared(
-    folder: Path, stream: StreamConfig, acceleration: Acceleration
-) -> tuple[_Training, PlainI3D, FeatureStore]:
+def prepared(folder: Path, stream: StreamConfig, acceleration: Acceleration) -> tuple[Training, PlainI3D, FeatureStore]:
     """Returns a fit that has not begun, the plain network, and features of some videos."""
     extraction = ExtractConfig(width=340, height=256)
     store = open_store(folder, extraction)
@@ -83,12 +81,12 @@ def prepared(
     spec = FitSpec(
         stream=stream, classes=CLASSES, fold=0, train=tuple(videos), held_out=(), extraction=extraction.signature()
     )
-    training = _Training(spec, store, acceleration, None, Ledger(folder))
+    training = Training(spec, store, acceleration, None, Ledger(folder))
     return training, PlainI3D(len(CLASSES)).to(acceleration.device), store
 
 
 def step_times(
-    training: _Training, plain: PlainI3D, store: FeatureStore, runs: int
+    training: Training, plain: PlainI3D, store: FeatureStore, runs: int
 ) -> tuple[list[Taken], list[Taken], float]:
     """Returns seconds of our steps and of plain ones, and which share of ours waited for data."""
     spec, acceleration = training.spec, training.acceleration
@@ -108,7 +106,7 @@ def step_times(
     def ours() -> None:
         training.scorer.train()
         number = next(count)
-        training._step(next(batches), Step(1, number, ()))
+        training.step(next(batches), Step(1, number, ()))
 
     def theirs() -> None:
         plain.train()
@@ -125,9 +123,7 @@ def step_times(
     return *seconds, batches.seconds / sum(taken.seconds for taken in seconds[0])
 
 
-def score_times(
-    training: _Training, plain: PlainI3D, store: FeatureStore, runs: int
-) -> tuple[list[Taken], list[Taken]]:
+def score_times(training: Training, plain: PlainI3D, store: FeatureStore, runs: int) -> tuple[list[Taken], list[Taken]]:
     """Returns seconds in which ours and the plain network score one video."""
     spec, acceleration = training.spec, training.acceleration
     stream, features = spec.stream, store.video(spec.train[0].video_id)
@@ -146,7 +142,7 @@ def score_times(
 
 
 def alternated(
-    ours: Callable[[], None], theirs: Callable[[], None], runs: int, training: _Training
+    ours: Callable[[], None], theirs: Callable[[], None], runs: int, training: Training
 ) -> tuple[list[Taken], list[Taken]]:
     """Returns seconds of each side; after a warm-up they take turns, each first in half of the runs."""
     seconds: tuple[list[Taken], list[Taken]] = ([], [])

@@ -169,7 +169,7 @@ def history_figure(facts: StudyFacts) -> Figure:
         else:
             value, where = (trial.reports[-1].value, axes.transData) if trial.reports else (0.0, on_axis)
             face = colour if trial.state == "stopped" else "white"
-            style = {"color": colour, "markerfacecolor": face, "markersize": 6, "alpha": 0.8}
+            style: dict[str, Any] = {"color": colour, "markerfacecolor": face, "markersize": 6, "alpha": 0.8}
             axes.plot(
                 trial.number, value, MARKS[trial.state], transform=where, label=f"{trial.group}, {trial.state}", **style
             )

@@ -80,11 +80,12 @@ def _predictions(view: StudyView) -> pd.DataFrame:
     if table.empty:
         return table
     ordinals = {subject: number for number, subject in enumerate(sorted(view.facts.folds), 1)}
-    for index, name in enumerate(view.facts.config.grouping.names):
-        table[f"probability.{name}"] = [row[index] for row in table["probabilities"]]
+    chances = [f"probability.{name}" for name in view.facts.config.grouping.names]
+    for index, name in enumerate(chances):
+        table[name] = [row[index] for row in table["probabilities"]]
     table["subject"] = table["subject"].map(ordinals)
     first = ["trial", "video_id", "subject", "fold", "score", "label"]
-    return table[[*first, *(name for name in table if name.startswith("probability.")), "attention"]]
+    return table[[*first, *chances, "attention"]]
 
 
 def _write(folder: Path, title: str, table: pd.DataFrame) -> None:

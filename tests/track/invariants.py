@@ -31,7 +31,7 @@ def check_runs(home: Home, study: str) -> int:
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert len(parents) == 1, f"{len(parents)} parent runs"
     children = Counter(int(run.data.tags["ptune.trial"]) for run in runs if run not in parents)
-    assert children == Counter(facts.trials), f"runs by trial: {children}"
+    assert children == Counter(list(facts.trials)), f"runs by trial: {children}"
     if all(trial.state != "running" for trial in facts.trials.values()):
         assert not [run.info.run_name for run in runs if run.info.status == "RUNNING"]
     by_trial = {int(run.data.tags["ptune.trial"]): run for run in runs if run not in parents}

@@ -1,6 +1,7 @@
 """A proxy that fails before or after the server has committed makes no run, experiment or metric twice."""
 
 import http.client
+import os
 import random
 import socket
 import struct
@@ -64,7 +65,9 @@ class _Pass(BaseHTTPRequestHandler):
         behind.close()
         if fault:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.connection.close()
+            # Closing the socket alone leaves it open for the handler's files; closing its number resets it.
+            self.close_connection = True
+            os.close(self.connection.detach())
             return
         self.send_response(answer.status)
         for name in ("Content-Type",):
