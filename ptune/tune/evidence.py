@@ -40,11 +40,12 @@ class Evidence:
             raise FitFailed("predictions", "not finite", "probabilities of each video")
 
 
-def evidence_of(rows: Sequence[Mapping[str, Any]]) -> Evidence:
+def evidence_of(rows: Sequence[Mapping[str, Any]], balanced: bool = False) -> Evidence:
     """Returns the ranked probability score of each video.
 
     Args:
-        rows: with the keys video_id, subject, label and probabilities.
+        rows: with the keys video_id, subject, label and probabilities; all of one fold.
+        balanced: every class of the fold weighs the same, however many videos it has.
 
     Source: Epstein 1969; squared differences of cumulated probabilities, so that a near miss on the severity scale
     costs less than a far one.
@@ -53,6 +54,9 @@ def evidence_of(rows: Sequence[Mapping[str, Any]]) -> Evidence:
     labels = np.array([row["label"] for row in rows])
     reached = np.arange(probabilities.shape[1]) >= labels[:, None]
     losses = ((probabilities.cumsum(1) - reached) ** 2)[:, :-1].sum(1)
+    if balanced:
+        counts = np.bincount(labels)
+        losses *= len(labels) / np.count_nonzero(counts) / counts[labels]
     return Evidence(tuple(row["video_id"] for row in rows), tuple(row["subject"] for row in rows), losses)
 
 

@@ -15,12 +15,14 @@ from dataclasses import dataclass, field
 
 from ptune.config import FitVideo, StudyConfig
 from ptune.tune.evidence import Evidence, joined, p_worse
-from ptune.tune.rules import ETA, GO, WAIT, Asha, Median, Never, Race, Verdict
+from ptune.tune.rules import GO, WAIT, Asha, Median, Never, Race, Verdict
 
-#: Rungs before the end of the first fold.
-RUNGS = 3
+#: Of the first fold's epochs, after which trials wait, in ninths.
+RUNGS = (1, 2, 4, 6)
+#: The better half goes on from such a rung, once there are this many: among few, the best change with each that comes.
+ETA, FEWEST = 2, 4
 #: A trial whose loss exceeds its group's leader's waits, if an equal one would by chance in this share of cases.
-LEVEL = 0.5
+LEVEL = 0.4
 
 
 def make_race(config: StudyConfig, epochs: int) -> Race:
@@ -38,9 +40,8 @@ def rungs_of(config: StudyConfig, epochs: int) -> tuple[int, ...]:
 
 
 def epoch_rungs(epochs: int) -> tuple[int, ...]:
-    """Returns a third, a ninth and a 27th of the epochs, rising, without those that would be less than one."""
-    found = {math.ceil(epochs / ETA**power) for power in range(1, RUNGS + 1) if epochs >= ETA**power}
-    return tuple(sorted(found - {epochs}))
+    """Returns the epochs of the first fold after which trials wait, rising."""
+    return tuple(sorted({math.ceil(epochs * ninths / 9) for ninths in RUNGS} - {epochs}))
 
 
 def fold_order(videos: Sequence[FitVideo], folds: Mapping[str, int], count: int) -> tuple[int, ...]:
@@ -83,8 +84,9 @@ class _Rung:
     all: list[Rank] = field(default_factory=list)
     waiting: list[Rank] = field(default_factory=list)
 
-    def among_best(self, rank: Rank) -> bool:
-        return bisect_left(self.all, rank) < len(self.all) // ETA
+    def invites(self, rank: Rank) -> bool:
+        """Returns whether a trial is among the best of those that were here."""
+        return len(self.all) >= FEWEST and bisect_left(self.all, rank) < len(self.all) // ETA
 
 
 class _Field:
@@ -195,6 +197,7 @@ class FoldRace:
     def _arrives(self, runner: _Runner, rung: int, value: float) -> Verdict:
         here = self.fields[runner.group].rungs[rung]
         if rung == len(runner.ranks):
+            self._leaves(runner)
             runner.ranks.append((value, runner.number))
             insort(here.all, runner.ranks[rung])
             runner.rung = rung
@@ -221,7 +224,7 @@ class FoldRace:
         here = self.fields[runner.group].rungs[runner.rung]
         rank = runner.ranks[runner.rung]
         if runner.rung < len(self.epochs):
-            return here.among_best(rank)
+            return here.invites(rank)
         leader = self.fields[runner.group].leader
         if leader is None or len(leader.evidence) <= self._fold(runner):
             return rank == here.all[0] and len(here.all) > self.count

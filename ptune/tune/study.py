@@ -26,6 +26,9 @@ from ptune.tune.evidence import Evidence, evidence_of
 from ptune.tune.plan import Plan, make_plan, plan_of, read_inputs
 from ptune.tune.runner import run_trials
 
+#: Objectives to which every class counts the same.
+BALANCED = {"f1_macro", "balanced_accuracy"}
+
 
 @dataclass(frozen=True)
 class SweepReport:
@@ -79,7 +82,7 @@ def sweep(
             log,
             plan.order,
             epochs,
-            lambda fit: _evidence(ledger, fit),
+            lambda fit: _evidence(ledger, config, fit),
             others,
             ending.enter_context(watching) if watching and left else lambda: None,
             requests=requests,
@@ -103,13 +106,13 @@ def _learnt_from(config: StudyConfig, ledger: Ledger) -> list[StudyFacts]:
     return found
 
 
-def _evidence(ledger: Ledger, fit: str) -> Evidence:
+def _evidence(ledger: Ledger, config: StudyConfig, fit: str) -> Evidence:
     record = ledger.find_fit(fit)
     if record is None:
         raise LedgerError(
             f"fit {fit}", "is not in the ledger", "what a trial of this study trained", "Run `ptune ledger check`."
         )
-    return evidence_of(record.predictions().to_pylist())
+    return evidence_of(record.predictions().to_pylist(), config.objective.metric in BALANCED)
 
 
 def refit(trial_fit: FitSpec) -> FitSpec:

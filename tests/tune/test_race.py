@@ -54,32 +54,44 @@ def _either(race):
     return race.close() if found is None else found
 
 
-def test_rungs_are_a_third_a_ninth_and_a_27th_of_an_epoch_count():
-    assert epoch_rungs(120) == (5, 14, 40)
-    assert epoch_rungs(9) == (1, 3)
-    assert epoch_rungs(3) == (1,)
-    assert epoch_rungs(2) == epoch_rungs(1) == ()
+def test_rungs_are_at_one_two_four_and_six_ninths_of_an_epoch_count():
+    assert epoch_rungs(120) == (14, 27, 54, 80)
+    assert epoch_rungs(9) == (1, 2, 4, 6)
+    assert epoch_rungs(3) == (1, 2)
+    assert epoch_rungs(2) == (1,)
+    assert epoch_rungs(1) == ()
 
 
-def test_a_trial_waits_until_two_others_were_at_its_rung_and_it_is_the_best():
+def test_a_trial_waits_until_three_others_were_at_its_rung_and_it_is_in_the_better_half():
     race = FoldRace(1, EPOCHS, FOLDS)
     assert race.epoch(0, "flow", 0, 1, 1, 0.5) == WAIT
     assert race.epoch(1, "flow", 0, 1, 1, 0.7) == WAIT
-    assert race.next() is None
     assert race.epoch(2, "flow", 0, 1, 1, 0.6) == WAIT
-    assert race.next() == 1
     assert race.next() is None
     assert race.epoch(3, "flow", 0, 1, 1, 0.8) == GO, "the best of four need not wait"
+    assert race.next() == 1
+    assert race.next() is None
 
 
-def test_the_best_is_cross_validated_in_full_and_most_others_see_one_epoch():
-    qualities = np.random.default_rng(0).permutation(27) / 100
+def test_the_best_is_cross_validated_in_full_and_half_of_the_others_see_one_epoch():
+    qualities = np.random.default_rng(0).permutation(32) / 100
     race = FoldRace(1, EPOCHS, FOLDS)
     steps = study(race, qualities.tolist())
     assert steps[int(qualities.argmax())] == EPOCHS * FOLDS
-    assert sorted(steps.values())[:18] == [1] * 18
-    assert sum(steps.values()) < 27 * EPOCHS * FOLDS / 8
-    assert len(race.hopeless()) + sum(step == EPOCHS * FOLDS for step in steps.values()) == 27
+    ended = sorted(steps.values())
+    assert ended[:11] == [1] * 11, "some went on while they were in the better half of those before them"
+    assert ended[16] <= 4
+    assert sum(ended) < 32 * EPOCHS * FOLDS / 6
+    assert len(race.hopeless()) + sum(step == EPOCHS * FOLDS for step in ended) == 32
+
+
+def test_what_an_earlier_launch_saw_is_told_rung_by_rung_without_a_pause_between():
+    """Of three epochs, trials wait after the first and after the second: no report between them says that one goes on."""
+    race = FoldRace(1, 3, FOLDS)
+    assert race.epoch(0, "flow", 0, 1, 1, 0.5) == WAIT
+    assert race.epoch(0, "flow", 0, 2, 2, 0.5) == WAIT
+    assert race.close() == 0
+    assert race.next() is None
 
 
 def test_a_weak_modality_keeps_its_finalists_so_that_it_can_be_fused():
@@ -129,7 +141,7 @@ def test_a_challenger_goes_on_only_while_it_beats_the_leader_on_the_same_videos(
         assert race.close() == 0
         step = run(race, 0, "flow", 0.5, start=step + 1)
     for trial, skill, verdict in ((1, 0.3, WAIT), (2, 0.7, GO)):
-        for epoch in (1, 3):
+        for epoch in epoch_rungs(EPOCHS):
             race.epoch(trial, "flow", 0, epoch, epoch, 0.9)
         assert race.fold(trial, "flow", 0, evidence(0, skill, trial)) == verdict
 
@@ -174,6 +186,8 @@ def test_the_ranked_probability_score_of_a_worked_example():
         {"video_id": "d", "subject": "S2", "label": 2, "probabilities": [1.0, 0.0, 0.0]},
     ]
     assert evidence_of(rows).losses.tolist() == [0.25, 0.25, 0.0, 2.0]
+    # Three videos are mild and one severe: balanced, the three weigh as much as the one, and all four as before.
+    assert evidence_of(rows, balanced=True).losses.tolist() == pytest.approx([0.25 * 2 / 3, 0.25 * 2 / 3, 0.0, 2.0 * 2])
 
 
 def test_pairs_are_compared_by_subject_as_scipy_does():
