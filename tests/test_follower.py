@@ -57,7 +57,7 @@ def test_a_line_torn_by_a_crash_is_left_out_and_a_changed_one_is_refused(tmp_pat
     size = path.stat().st_size
     with open(path, "ab") as handle:
         handle.write(b"0123456789abcdef {}\n")
-    with pytest.raises(LedgerError, match=f"line 1 after byte {size} does not match its checksum"):
+    with pytest.raises(LedgerError, match=f"line 1 after byte {size}: does not match its checksum"):
         follower.update()
 
 

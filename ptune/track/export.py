@@ -90,10 +90,16 @@ def _predictions(view: StudyView) -> pd.DataFrame:
 
 def _write(folder: Path, title: str, table: pd.DataFrame) -> None:
     write_atomic(folder / f"{title}.parquet", lambda path: table.to_parquet(path, index=False))
-    flat = table.copy()
-    if "attention" in flat:
-        flat["attention"] = [json.dumps([float(value) for value in row]) for row in flat["attention"]]
-    write_atomic(folder / f"{title}.csv", lambda path: flat.to_csv(path, index=False))
+    write_atomic(folder / f"{title}.csv", lambda path: table.map(_flat).to_csv(path, index=False))
+
+
+def _flat(value: Any) -> Any:
+    """Returns what a cell of a CSV table holds; several numbers become JSON."""
+    return (
+        json.dumps([float(item) for item in value])
+        if hasattr(value, "__len__") and not isinstance(value, str)
+        else value
+    )
 
 
 def _write_journal(view: StudyView, path: Path) -> None:

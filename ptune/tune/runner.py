@@ -84,6 +84,10 @@ class _RaySearcher(Searcher):  # type: ignore[misc]
         self.conductor = conductor
         self.finished = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns nothing: Ray stores a tuner to restore it, which ptune never does."""
+        return {}
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """Returns the next trial's configuration; None while something that runs may lead to more."""
         task = self.conductor.next_task()
@@ -108,6 +112,10 @@ class _RayScheduler(FIFOScheduler):  # type: ignore[misc]
     def __init__(self, conductor: Conductor) -> None:
         super().__init__()
         self.conductor = conductor
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Returns nothing, as the searcher does."""
+        return {}
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Returns whether the trial goes on."""

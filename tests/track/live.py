@@ -66,8 +66,8 @@ class Server:
 
 def sweep_of_events(
     home: Home, study: str, poke: Callable[[], object], epoch_seconds: float = 0.0, trials: int = 9
-) -> float:
-    """Writes an example study into the home event by event, as a sweep does, and returns the seconds that took.
+) -> list[float]:
+    """Writes an example study into the home event by event, as a sweep does, and returns the seconds of each epoch.
 
     Args:
         poke: called after every event.
@@ -78,10 +78,15 @@ def sweep_of_events(
         example_study(script, study, trials=trials)
         shutil.copytree(script / "fits", home.ledger / "fits", dirs_exist_ok=True)
     log = Ledger(home.ledger).study(study)
-    started = time.perf_counter()
-    for event in Ledger(script).study(study).events():
-        if event["kind"] == "reported" and epoch_seconds:
-            time.sleep(epoch_seconds)
-        log.append(event.pop("kind"), **event)
-        poke()
-    return time.perf_counter() - started
+    epochs, started = [], time.perf_counter()
+    with log.lease():
+        for event in Ledger(script).study(study).events():
+            reported = event["kind"] == "reported"
+            if reported and epoch_seconds:
+                time.sleep(epoch_seconds)
+            log.append(event.pop("kind"), **event)
+            poke()
+            if reported:
+                epochs.append(time.perf_counter() - started)
+                started = time.perf_counter()
+    return epochs

@@ -14,7 +14,7 @@ ABSURD = 1e38
 
 @pytest.fixture(scope="module")
 def arena(tmp_path_factory):
-    return Arena(tmp_path_factory.mktemp("arena"), search="grid")
+    return Arena(tmp_path_factory.mktemp("arena"))
 
 
 def space(*rates):

@@ -86,7 +86,7 @@ def test_the_best_is_cross_validated_in_full_and_half_of_the_others_see_one_epoc
 
 
 def test_what_an_earlier_launch_saw_is_told_rung_by_rung_without_a_pause_between():
-    """Of three epochs, trials wait after the first and after the second: no report between them says that one goes on."""
+    """Of three epochs, trials wait after the first and the second: no report between says that one goes on."""
     race = FoldRace(1, 3, FOLDS)
     assert race.epoch(0, "flow", 0, 1, 1, 0.5) == WAIT
     assert race.epoch(0, "flow", 0, 2, 2, 0.5) == WAIT
