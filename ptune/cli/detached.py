@@ -13,7 +13,7 @@ from typing import Any
 from ptune.home import Home
 from ptune.ledger import Ledger
 
-#: Whoever asked waits this long for the sweep to read its input and to take the study.
+#: Whoever asked waits this long for the study to be opened; before that features are extracted, which may take longer.
 PATIENCE_SECONDS = 60.0
 
 
@@ -52,7 +52,7 @@ class Detached:
 
 
 def detach(arguments: list[str], study: str, home: Home) -> Detached:
-    """Starts `ptune` with these arguments and waits until it has taken the study, or has ended."""
+    """Starts `ptune` with these arguments and waits until it has opened the study, or has ended."""
     log = home.root / "logs" / f"{study}.log"
     log.parent.mkdir(mode=0o700, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -71,7 +71,7 @@ def detach(arguments: list[str], study: str, home: Home) -> Detached:
     until = time.monotonic() + PATIENCE_SECONDS
     while process.poll() is None and time.monotonic() < until:
         holder = events.holder()
-        if holder is not None and holder.pid == process.pid:
+        if holder is not None and holder.pid == process.pid and events.exists():
             break
         time.sleep(0.1)
     said = log.read_bytes()[before:].decode("utf-8", "replace") if process.returncode is not None else ""

@@ -95,11 +95,8 @@ def _write(folder: Path, title: str, table: pd.DataFrame) -> None:
 
 def _flat(value: Any) -> Any:
     """Returns what a cell of a CSV table holds; several numbers become JSON."""
-    return (
-        json.dumps([float(item) for item in value])
-        if hasattr(value, "__len__") and not isinstance(value, str)
-        else value
-    )
+    several = hasattr(value, "__len__") and not isinstance(value, str)
+    return json.dumps([float(item) for item in value]) if several else value
 
 
 def _write_journal(view: StudyView, path: Path) -> None:

@@ -119,6 +119,14 @@ class Conductor:
         then finalists, then a fold of a trial that runs elsewhere.
         """
         self._heed()
+        task = self._next_task()
+        if task is None and not self.active:
+            # The launch is about to end: who asked a moment ago is heard.
+            self._heed(at_once=True)
+            task = self._next_task()
+        return task
+
+    def _next_task(self) -> Task | None:
         if self.leaving:
             return None
         task = None if self.account.exhausted() else self._task()
@@ -199,10 +207,10 @@ class Conductor:
         """Ends this launch because of something that would make every trial fail; trials keep their state."""
         self.leaving, self.problem = True, problem
 
-    def _heed(self) -> None:
-        """Does what people have asked for, looking once a second at most."""
+    def _heed(self, at_once: bool = False) -> None:
+        """Does what people have asked for, looking once a second at most unless `at_once`."""
         now = self.clock()
-        if self.requests is None or now - self.heeded < HEED_SECONDS:
+        if self.requests is None or (now - self.heeded < HEED_SECONDS and not at_once):
             return
         self.heeded = now
         for request in self.requests.take():

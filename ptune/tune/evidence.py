@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import special
 
 from ptune.errors import FitFailed
 
@@ -86,4 +86,4 @@ def p_worse(mine: Evidence, other: Evidence) -> float:
     spread = means.std(ddof=1)
     if spread == 0:
         return float(means[0] <= 0)
-    return float(stats.t.sf(means.mean() / (spread / np.sqrt(len(means))), len(means) - 1))
+    return float(special.stdtr(len(means) - 1, -means.mean() / (spread / np.sqrt(len(means)))))

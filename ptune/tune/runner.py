@@ -7,7 +7,7 @@ import shutil
 import uuid
 from typing import Any
 
-from ray import tune
+from ray import cloudpickle, tune
 from ray.exceptions import OutOfMemoryError, RayTaskError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
@@ -68,6 +68,16 @@ def _slots(each: dict[str, float]) -> int:
 
     there = ray.cluster_resources()
     return max(1, min(int(there.get(name.upper(), 0) / share + 1e-9) for name, share in each.items()))
+
+
+def _error_of(trial: Any) -> Exception | None:
+    """Returns what ended an actor, which Ray Tune has just written beside the driver; it looks for it elsewhere."""
+    path = trial.pickled_error_file
+    if path is None:
+        return None
+    with open(path, "rb") as handle:
+        found: Exception = cloudpickle.load(handle)
+    return found
 
 
 def _trial_name(trial: Any) -> str:
@@ -134,7 +144,7 @@ class _RayScheduler(FIFOScheduler):  # type: ignore[misc]
         """Tells the conductor why an actor is gone; one that ran a fold ahead is no loss."""
         if "fold" in trial.config:
             return
-        number, error = trial.config["number"], trial.get_pickled_error()
+        number, error = trial.config["number"], _error_of(trial)
         cause = getattr(error, "cause", None)
         if isinstance(cause, OSError | PtuneError):
             self.conductor.halt(str(cause))

@@ -84,7 +84,7 @@ def arena():
         budget={"trials": 3},
         stopping="none",
         resources={"checkpoint_seconds": CHECKPOINT_SECONDS},
-        fixed={**STUDY["fixed"], "epochs": 30},
+        fixed={**STUDY["fixed"], "epochs": 60},
     )
     shutil.rmtree(root)
 
@@ -96,8 +96,9 @@ def test_a_study_survives_the_loss_of_a_node_and_loses_a_checkpoint_interval(are
     while len(cluster.actors()) < 2:
         assert launch.process.poll() is None, launch.printed()
         time.sleep(0.1)
-    time.sleep(3)
-    assert launch.process.poll() is None
+    while sum(event["kind"] == "reported" for event in arena.events("cluster")) < 10:
+        assert launch.process.poll() is None, launch.printed()
+        time.sleep(0.1)
     assert 1 in cluster.actors()
     cluster.lose(1)
     launch.finish()

@@ -143,6 +143,16 @@ def test_requests_are_looked_for_once_a_second_at_most(tmp_path):
     assert len(looks) == 2
 
 
+def test_who_asks_within_the_last_second_of_a_study_is_heard(tmp_path):
+    requests = Requests(Ledger(tmp_path), "hand")
+    config = study(budget={"trials": 1}, stopping="none")
+    conductor = opened(config, tmp_path, requests=requests, clock=lambda: 0.0)
+    task = conductor.next_task()
+    run_trial(conductor, task, 0.5)
+    requests.ask(AddTrial(POINT))
+    assert conductor.next_task().params == POINT
+
+
 def test_what_is_typed_becomes_a_point_of_the_space(tmp_path):
     facts = opened(study(), tmp_path).facts
     assert trial_to_add(facts, TYPED).params == POINT
