@@ -21,7 +21,7 @@ from ptune.tune.space import Params, all_points, distributions, fits_space, grou
 DUPLICATE_DRAWS, BLIND_DRAWS = 20, 500
 STARTUP_TRIALS = 4
 #: What Optuna is shown of a long study, its best trials and its latest: a proposal takes as long as any before it.
-BEST, LATEST = 40, 80
+BEST, LATEST = 20, 40
 
 
 @dataclass(frozen=True)
