@@ -17,6 +17,7 @@ import heapq
 import json
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,7 +121,10 @@ class Wilcoxon(Never):
 
     def __init__(self, curves: Curves) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self.study = optuna.create_study(direction="maximize", pruner=optuna.pruners.WilcoxonPruner(p_threshold=0.1))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            pruner = optuna.pruners.WilcoxonPruner(p_threshold=0.1)
+        self.study = optuna.create_study(direction="maximize", pruner=pruner)
         self.curves, self.asked = curves, {}
 
     def fold(self, trial: int, group: str, fold: int, evidence: Evidence) -> Verdict:
