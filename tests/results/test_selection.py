@@ -1,0 +1,110 @@
+"""The score of the best of many, corrected: worked examples, properties, and simulated searches with known truth."""
+
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ptune.metrics import score_frame
+from ptune.results.fusion import choose_fusion
+from ptune.results.selection import corrected_score
+
+CLASSES = ("normal", "mild", "severe")
+
+
+def search(trials, skill, seed, subjects=25, videos=4, modalities=("flow",)):
+    """Returns candidates that are all right in the same share of cases, so that the best of them is mere luck."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, 3, subjects * videos)
+    common = {
+        "video_id": [f"v{number:03d}" for number in range(subjects * videos)],
+        "subject": np.repeat([f"S{number:02d}" for number in range(subjects)], videos),
+        "fold": np.repeat(np.arange(subjects) % 5, videos),
+        "score": labels,
+        "label": labels,
+    }
+    hard = np.repeat(random.normal(0, 0.1, subjects), videos)
+    candidates = {}
+    for place, modality in enumerate(modalities):
+        frames = {}
+        for number in range(place, trials, len(modalities)):
+            right = random.random(len(labels)) < skill + hard
+            answers = np.where(right, labels, (labels + random.integers(1, 3, len(labels))) % 3)
+            chances = 0.6 * np.eye(3)[answers] + 0.4 * random.dirichlet((1, 1, 1), len(labels))
+            frames[number] = pd.DataFrame({**common, "probabilities": list(chances)})
+        candidates[modality] = frames
+    return candidates
+
+
+def test_a_single_candidate_needs_hardly_any_correction():
+    found = corrected_score(search(1, 0.7, 0), "accuracy", CLASSES, draws=2000)
+    assert found.corrected == pytest.approx(found.naive, abs=0.01)
+    assert found.members == {"flow": 0}
+    assert found.stability == 1
+
+
+def test_what_is_chosen_is_what_the_fusion_of_a_study_chooses():
+    candidates = search(12, 0.6, 1, modalities=("rgb", "flow", "mb"))
+    chosen = choose_fusion({name: list(frames.items()) for name, frames in candidates.items()}, "f1_weighted", CLASSES)
+    found = corrected_score(candidates, "f1_weighted", CLASSES, draws=50)
+    assert found.members == chosen.members
+    assert found.naive == pytest.approx(chosen.value)
+
+
+def test_the_best_of_many_equals_is_corrected_to_what_all_of_them_are():
+    """64 trials that are right in 60 % of cases, each with a luck of its own, over ten searches on average.
+
+    The correction is pessimistic then: who was lucky in a resample has less luck left outside of it.
+    """
+    naive, corrected, truth = [], [], []
+    for seed in range(10):
+        candidates = search(64, 0.6, seed)
+        found = corrected_score(candidates, "accuracy", CLASSES, draws=300)
+        naive.append(found.naive)
+        corrected.append(found.corrected)
+        truth.append(np.mean([score_frame(frame, CLASSES)["accuracy"] for frame in candidates["flow"].values()]))
+    assert np.mean(naive) - np.mean(truth) > 0.05
+    assert abs(np.mean(corrected) - np.mean(truth)) < 0.02
+
+
+def test_a_candidate_that_is_clearly_best_keeps_its_score():
+    candidates = search(20, 0.4, 2)
+    best = search(1, 0.9, 2)["flow"][0]
+    candidates["flow"][5] = candidates["flow"][5].assign(
+        probabilities=list(np.eye(3)[np.where(np.arange(100) % 10, best["label"], (best["label"] + 1) % 3)])
+    )
+    found = corrected_score(candidates, "accuracy", CLASSES, draws=500)
+    assert found.members == {"flow": 5}
+    assert found.stability == 1
+    assert found.corrected == pytest.approx(found.naive, abs=0.01)
+
+
+def test_fewest_streams_are_respected_and_ties_go_to_fewer():
+    candidates = search(1, 0.7, 0)
+    twice = {"rgb": candidates["flow"], "flow": candidates["flow"]}
+    assert len(corrected_score(twice, "accuracy", CLASSES, draws=20).members) == 1
+    assert len(corrected_score(twice, "accuracy", CLASSES, fewest_streams=2, draws=20).members) == 2
+
+
+def test_ten_thousand_resamples_of_a_64_trial_study_take_seconds():
+    candidates = search(64, 0.6, 3, modalities=("rgb", "flow", "mb"))
+    start = time.process_time()
+    corrected_score(candidates, "f1_weighted", CLASSES)
+    assert time.process_time() - start < 30
+
+
+@pytest.mark.parametrize("column", ["label", "subject", "video_id"])
+def test_candidates_of_other_videos_are_refused(column):
+    candidates = search(2, 0.6, 4)
+    frame = candidates["flow"][1]
+    candidates["flow"][1] = frame.assign(**{column: frame[column].tolist()[::-1]})
+    if column == "video_id":
+        candidates["flow"][1] = frame.assign(video_id=[f"w{name}" for name in frame["video_id"]])
+    with pytest.raises(ValueError, match=column):
+        corrected_score(candidates, "accuracy", CLASSES)
+
+
+def test_no_candidate_is_refused():
+    with pytest.raises(ValueError, match="no candidate"):
+        corrected_score({"flow": {}}, "accuracy", CLASSES)
