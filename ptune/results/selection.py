@@ -76,7 +76,7 @@ def corrected_score(
     pool = _Pool(candidates, metric, len(class_names), fewest_streams)
     everybody = np.ones((1, pool.subjects), np.int64)
     members = pool.choose(everybody)[0]
-    naive = float(from_confusion(pool.matrix_SMM(members).sum(0))[metric])
+    naive = float(from_confusion(pool.matrices(members).sum(0))[metric])
     drawn_BS = np.random.default_rng(seed).multinomial(pool.subjects, np.full(pool.subjects, 1 / pool.subjects), draws)
     drawn_BS = drawn_BS[(drawn_BS == 0).any(1)]
     scores, same = [], 0
@@ -85,7 +85,7 @@ def corrected_score(
         chosen = pool.choose(part_BS)
         same += sum(other == members for other in chosen)
         out_BMM = np.stack(
-            [np.tensordot(left, pool.matrix_SMM(other), 1) for left, other in zip(part_BS == 0, chosen, strict=True)]
+            [np.tensordot(left, pool.matrices(other), 1) for left, other in zip(part_BS == 0, chosen, strict=True)]
         )
         scores.append(from_confusion(out_BMM)[metric])
     scores_B = np.concatenate(scores)
@@ -138,7 +138,7 @@ class _Pool:
         found: list[Members] = []
         for row_S, best in zip(drawn_BS, best_of.T.tolist(), strict=True):
             tried = [tuple((place, best[place]) for place in places) for places in sets]
-            total_KMM = np.stack([np.tensordot(row_S, self.matrix_SMM(members), 1) for members in tried])
+            total_KMM = np.stack([np.tensordot(row_S, self.matrices(members), 1) for members in tried])
             values = from_confusion(total_KMM)[self.metric]
             chosen = 0
             for index in range(1, len(tried)):
@@ -147,7 +147,7 @@ class _Pool:
             found.append(tried[chosen])
         return found
 
-    def matrix_SMM(self, members: Members) -> NDArray[np.int64]:
+    def matrices(self, members: Members) -> NDArray[np.int64]:
         """Returns each subject's confusion counts under a fusion."""
         if len(members) == 1:
             ((place, index),) = members
