@@ -30,6 +30,7 @@ class Machine:
             self.monitors.append(GPUMonitor())
         self.waiting: deque[tuple[int, dict[str, float]]] = deque(maxlen=WAITING)
         self._sampled = 0.0
+        self._sent = -1
 
     def sample(self, every: float) -> None:
         """Takes a sample, if the last is at least `every` seconds and at least one second old."""
@@ -45,12 +46,13 @@ class Machine:
         self.waiting.append((int(now), found))
 
     def send(self, store: RunStore) -> None:
-        """Logs the samples that wait; the step of each is the seconds since the run began."""
+        """Logs the samples that wait; the step of each is the seconds since the run began, and there is one of a step."""
         run = store.known[STUDY_RUN]
-        points = [
-            (f"system/{name}", value, max(second - run.started // 1000, 0))
-            for second, sample in self.waiting
-            for name, value in sample.items()
-        ]
+        points = []
+        for second, sample in self.waiting:
+            step = second - run.started // 1000
+            if step > self._sent:
+                points += [(f"system/{name}", value, step) for name, value in sample.items()]
+                self._sent = step
         store.log_metrics(run, points)
         self.waiting.clear()

@@ -21,7 +21,7 @@ from ptune.replay import StudyFacts, TrialFacts, read_study
 from ptune.train.device import Acceleration
 from ptune.train.probe import Speed, measure
 from ptune.tune.changes import refuse_changes, same_search
-from ptune.tune.plan import Plan, plan_of, read_inputs
+from ptune.tune.plan import Plan, plan_of, read_inputs, without_known_problems
 from ptune.tune.space import Params, all_points, count_points, groups, middle_point
 
 #: What whole training steps that are timed may take, over all modalities.
@@ -153,14 +153,14 @@ def estimate_study(config: StudyConfig, folder: Path, home: Home, workers: int |
 
     Raises:
         BadInput: something the user gave cannot be used.
-        StudyChanged: a study of this name has another cohort, folds, task or objective.
+        StudyChanged: a study of this name has other folds, another task or objective.
     """
     manifest, initial_weights = read_inputs(config, folder, home)
     ledger = Ledger(home.ledger)
     past = read_study(ledger, config.study)
-    plan = plan_of(config, manifest, initial_weights, home, past)
     if past is not None:
-        refuse_changes(plan, past)
+        refuse_changes(config, past)
+    plan = plan_of(config, without_known_problems(manifest, config, home), initial_weights, home, past)
     present = _present(config, past)
     ended = sum(trial.state != "running" for trial in present)
     points = {name: count_points(config, name) for name in groups(config)}

@@ -12,7 +12,8 @@ from ptune.cohort.folds import assign_folds, fold_warnings
 from ptune.cohort.manifest import Manifest, load_manifest
 from ptune.config import FitSpec, FitVideo, Modality, StreamConfig, StudyConfig
 from ptune.extract.pipeline import extract
-from ptune.extract.report import ExtractReport
+from ptune.extract.report import ExtractReport, load_quarantine
+from ptune.extract.store import open_store
 from ptune.home import Home
 from ptune.model.weights import initial_file, weights_hash
 from ptune.replay import StudyFacts
@@ -91,6 +92,12 @@ def make_plan(
     report = extract(manifest.videos, config.extraction, home, workers, retry=False)
     usable = tuple(video for video in manifest.videos if video.id not in report.quarantined)
     return plan_of(config, replace(manifest, videos=usable), initial_weights, home, past), report
+
+
+def without_known_problems(manifest: Manifest, config: StudyConfig, home: Home) -> Manifest:
+    """Returns a manifest without the videos that an earlier extraction could not use."""
+    known = load_quarantine(open_store(home.features, config.extraction))
+    return replace(manifest, videos=tuple(video for video in manifest.videos if video.id not in known))
 
 
 def plan_of(

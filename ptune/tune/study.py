@@ -23,7 +23,7 @@ from ptune.train.fit import run_fit
 from ptune.tune.changes import refuse_changes, same_search
 from ptune.tune.conductor import Conductor, Tally
 from ptune.tune.evidence import Evidence, evidence_of
-from ptune.tune.plan import Plan, make_plan, plan_of, read_inputs
+from ptune.tune.plan import Plan, make_plan, read_inputs
 from ptune.tune.runner import run_trials
 
 #: Objectives to which every class counts the same.
@@ -70,7 +70,7 @@ def sweep(
         requests.forget_stops()
         past = read_study(ledger, config.study)
         if past is not None:
-            refuse_changes(plan_of(config, manifest, initial_weights, home, past), past)
+            refuse_changes(config, past)
         left = _trials_left(config, past) or any(isinstance(request, AddTrial) for request in requests.take())
         if left:
             ending.enter_context(ray_session(home, workers))
@@ -159,7 +159,7 @@ def open_study(ledger: Ledger, plan: Plan, past: StudyFacts | None) -> StudyFact
     config = plan.config
     revision = 1
     if past is not None:
-        refuse_changes(plan, past)
+        refuse_changes(config, past, plan.cohort)
         if past.config == config:
             return past
         revision = past.revision if same_search(past.config, config) else past.revision + 1

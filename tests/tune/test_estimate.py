@@ -147,18 +147,18 @@ def test_hours_are_counted_as_the_budget_counts_them(cohort, home):
     assert "gpu_hours: 1, 0 spent, which a CPU's core counts as a GPU" in shared.text()
 
 
-def test_a_study_with_another_cohort_is_refused_as_the_sweep_would(cohort, home):
+def test_a_study_with_other_folds_is_refused_as_the_sweep_would(cohort, home):
     config = study()
     manifest, weights = read_inputs(config, cohort, home)
     plan = plan_of(config, manifest, weights, home)
     Ledger(home.ledger).study("hand").append(
         "opened",
-        study=config.model_dump(mode="json", by_alias=True),
-        cohort={**plan.cohort, "digest": "another"},
+        study=study(folds={"count": 3}).model_dump(mode="json", by_alias=True),
+        cohort=plan.cohort,
         folds=plan.folds,
         revision=1,
     )
-    with pytest.raises(StudyChanged, match="the cohort had 6 videos"):
+    with pytest.raises(StudyChanged, match=r"folds was .*'count': 3.* and is .*'count': 2"):
         estimate_study(config, cohort, home)
 
 
