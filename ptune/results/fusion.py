@@ -164,14 +164,19 @@ def study_fusion(facts: StudyFacts, frames: Mapping[int, pd.DataFrame]) -> Fusio
     Args:
         frames: as `study_frames` returns them.
     """
-    candidates: dict[str, list[tuple[int, pd.DataFrame]]] = {}
-    for number, frame in frames.items():
-        modality = facts.stream(facts.trials[number]).modality
-        candidates.setdefault(modality, []).append((number, frame))
-    if not candidates:
+    if not frames:
         return None
     config = facts.config
+    candidates = {modality: list(trials.items()) for modality, trials in by_modality(facts, frames).items()}
     return choose_fusion(candidates, config.objective.metric, config.grouping.names, config.ensemble.fewest_streams)
+
+
+def by_modality(facts: StudyFacts, frames: Mapping[int, pd.DataFrame]) -> dict[str, dict[int, pd.DataFrame]]:
+    """Returns the tables of trials under their modality, by number."""
+    found: dict[str, dict[int, pd.DataFrame]] = {}
+    for number, frame in frames.items():
+        found.setdefault(facts.stream(facts.trials[number]).modality, {})[number] = frame
+    return found
 
 
 def _require_same_videos(first: pd.DataFrame, other: pd.DataFrame, number: int) -> None:

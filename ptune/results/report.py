@@ -19,6 +19,7 @@ from ptune.replay import StudyFacts
 from ptune.results import plots
 from ptune.results.fusion import Fusion, study_frames, study_fusion
 from ptune.results.privacy import public_reason
+from ptune.results.selection import study_corrected
 from ptune.results.stats import ESTIMABLE_SUBJECTS, beats_majority, class_subjects, cluster_interval, pooled_confusion
 from ptune.results.tables import (
     UNITS,
@@ -91,11 +92,14 @@ def summary(facts: StudyFacts, frames: Mapping[int, pd.DataFrame], fusion: Fusio
     low, high = cluster_interval(fusion.frame, metric, names)
     base = majority_row(labels, names)[metric]
     gain = beats_majority(fusion.frame, len(names))
+    corrected = study_corrected(facts, frames)
     members = " and ".join(f"{modality} ({trial_name(facts.trials[n])})" for modality, n in fusion.members.items())
     verb = "Fusing" if len(fusion.members) > 1 else "The stream"
     return (
         f"{verb} {members} scores subjects it has not seen with {word} {percent(fusion.value)} "
         f"(95 % interval {percent(low)} to {percent(high)} over {gain.subjects} subjects); "
+        f"corrected for having been chosen on the same subjects {percent(corrected.corrected)} "
+        f"({percent(corrected.interval[0])} to {percent(corrected.interval[1])}); "
         f"always answering {constant} gives {percent(base)}. Per subject, accuracy is "
         f"{abs(100 * gain.difference):.1f} points {'above' if gain.difference >= 0 else 'below'} that constant answer "
         f"({percent(gain.interval[0])} to {percent(gain.interval[1])}, one-sided p = {gain.p_value:.2g})."
@@ -127,7 +131,9 @@ def methods(facts: StudyFacts) -> str:
         f"and the held-out part of a fold (seed {config.folds.seed}). Held-out videos were scored with "
         f"{protocol_name(facts)}, whose class probabilities are averaged; streams are fused by averaging theirs. "
         "Metrics are computed once, on the pooled out-of-fold predictions; intervals resample subjects, and the test "
-        "against the constant answer flips signs of per-subject differences. "
+        "against the constant answer flips signs of per-subject differences. The corrected score repeats the choice of trials "
+        "and fusion on resampled subjects and scores it on those left out (bootstrap bias correction); trials that were "
+        "stopped early can be chosen in none. "
         f"Cohort {str(cohort['digest'])[:12]}, study signature {study_signature(facts)[:12]}."
     )
 

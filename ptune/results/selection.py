@@ -19,6 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptune.metrics import METRICS, from_confusion, stacked
+from ptune.replay import StudyFacts
+from ptune.results.fusion import by_modality
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,6 +94,18 @@ def corrected_score(
     low, high = np.quantile(scores_B, [(1 - level) / 2, (1 + level) / 2])
     named = {pool.modalities[place]: pool.numbers[place][index] for place, index in members}
     return Corrected(named, naive, float(scores_B.mean()), (float(low), float(high)), same / len(drawn_BS))
+
+
+def study_corrected(facts: StudyFacts, frames: Mapping[int, pd.DataFrame], draws: int = DRAWS) -> Corrected:
+    """Returns the corrected score of the fusion that `study_fusion` chooses, by the study's own objective.
+
+    Args:
+        frames: as `study_frames` returns them, at least one.
+    """
+    config = facts.config
+    fewest = config.ensemble.fewest_streams
+    candidates = by_modality(facts, frames)
+    return corrected_score(candidates, config.objective.metric, config.grouping.names, fewest, draws=draws)
 
 
 Members = tuple[tuple[int, int], ...]

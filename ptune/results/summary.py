@@ -12,6 +12,7 @@ from ptune.ledger import Ledger
 from ptune.replay import StudyFacts
 from ptune.results.fusion import Fusion, study_frames, study_fusion
 from ptune.results.report import write_report
+from ptune.results.selection import Corrected, study_corrected
 from ptune.results.stats import AgainstMajority, beats_majority
 from ptune.results.status import require_study
 from ptune.results.tables import StudyTable, study_table, warnings_of
@@ -24,6 +25,7 @@ class Summary:
     study: StudyFacts
     table: StudyTable
     fusion: Fusion
+    corrected: Corrected
     test: AgainstMajority
     warnings: list[str]
 
@@ -33,6 +35,7 @@ class Summary:
             "study": self.study.config.study,
             "fusion": self.fusion.decision(),
             "tried": [{"members": item.members, "metrics": item.metrics} for item in self.fusion.tried],
+            "corrected": vars(self.corrected),
             "against_majority": vars(self.test),
             "warnings": self.warnings,
         }
@@ -41,8 +44,10 @@ class Summary:
         """Returns the table, the best fusion and what to be careful about."""
         low, high = self.test.interval
         best = (
-            f"Best fusion: {self.fusion.name}, {self.fusion.metric} {self.fusion.value:.3f}. Accuracy gained over the "
-            f"majority class, per subject: {self.test.difference:+.3f} (95 % interval {low:+.3f} to {high:+.3f}), "
+            f"Best fusion: {self.fusion.name}, {self.fusion.metric} {self.fusion.value:.3f}; "
+            f"{self.corrected.corrected:.3f} once corrected for having been chosen on the same subjects (95 % "
+            f"{self.corrected.interval[0]:.3f} to {self.corrected.interval[1]:.3f}; {self.corrected.stability:.0%} of "
+            f"resamples choose the same trials). Accuracy gained over the majority class, per subject: {self.test.difference:+.3f} (95 % interval {low:+.3f} to {high:+.3f}), "
             f"p = {self.test.p_value:.4f} (sign-flip test over {self.test.subjects} subjects)."
         )
         return "\n".join([self.table.text(), best, *(f"warning: {text}" for text in self.warnings)])
@@ -61,7 +66,7 @@ def summarise(home: Home, name: str) -> Summary:
         raise BadInput(f"study {name!r}", "has no finished trial", "at least one", "Run its sweep on.")
     test = beats_majority(fusion.frame, len(facts.config.grouping.names))
     table = study_table(facts, frames, fusion)
-    return Summary(facts, table, fusion, test, warnings_of(facts, frames, fusion))
+    return Summary(facts, table, fusion, study_corrected(facts, frames), test, warnings_of(facts, frames, fusion))
 
 
 def report_study(home: Home, name: str) -> Path:
