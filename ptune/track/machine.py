@@ -46,7 +46,7 @@ class Machine:
         self.waiting.append((int(now), found))
 
     def send(self, store: RunStore) -> None:
-        """Logs the samples that wait; the step of each is the seconds since the run began, and there is one of a step."""
+        """Logs the samples that wait, one for each second; a step is the seconds since the run began."""
         run = store.known[STUDY_RUN]
         points = []
         for second, sample in self.waiting:
