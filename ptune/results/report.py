@@ -131,9 +131,9 @@ def methods(facts: StudyFacts) -> str:
         f"and the held-out part of a fold (seed {config.folds.seed}). Held-out videos were scored with "
         f"{protocol_name(facts)}, whose class probabilities are averaged; streams are fused by averaging theirs. "
         "Metrics are computed once, on the pooled out-of-fold predictions; intervals resample subjects, and the test "
-        "against the constant answer flips signs of per-subject differences. The corrected score repeats the choice of trials "
-        "and fusion on resampled subjects and scores it on those left out (bootstrap bias correction); trials that were "
-        "stopped early can be chosen in none. "
+        "against the constant answer flips signs of per-subject differences. The corrected score repeats the choice "
+        "of trials and fusion on resampled subjects and scores it on those left out (bootstrap bias correction); "
+        "trials that were stopped early can be chosen in none. "
         f"Cohort {str(cohort['digest'])[:12]}, study signature {study_signature(facts)[:12]}."
     )
 

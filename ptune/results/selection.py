@@ -177,7 +177,8 @@ class _Pool:
         trials = len(single_TSMM)
         flat_SX = single_TSMM.transpose(1, 0, 2, 3).reshape(self.subjects, -1)
         total_BTMM = (drawn_BS @ flat_SX).reshape(len(drawn_BS), trials, self.classes, self.classes)
-        return from_confusion(total_BTMM)[self.metric].argmax(1)
+        best: NDArray[np.int64] = from_confusion(total_BTMM)[self.metric].argmax(1)
+        return best
 
     def _counts(self, chances_NM: Floats) -> NDArray[np.int64]:
         cells = (self.codes * self.classes + self.labels) * self.classes + chances_NM.argmax(1)

@@ -43,11 +43,12 @@ class Summary:
     def text(self) -> str:
         """Returns the table, the best fusion and what to be careful about."""
         low, high = self.test.interval
+        least, most = self.corrected.interval
         best = (
-            f"Best fusion: {self.fusion.name}, {self.fusion.metric} {self.fusion.value:.3f}; "
-            f"{self.corrected.corrected:.3f} once corrected for having been chosen on the same subjects (95 % "
-            f"{self.corrected.interval[0]:.3f} to {self.corrected.interval[1]:.3f}; {self.corrected.stability:.0%} of "
-            f"resamples choose the same trials). Accuracy gained over the majority class, per subject: {self.test.difference:+.3f} (95 % interval {low:+.3f} to {high:+.3f}), "
+            f"Best fusion: {self.fusion.name}, {self.fusion.metric} {self.fusion.value:.3f}; corrected for having been "
+            f"chosen on the same subjects {self.corrected.corrected:.3f} (95 % interval {least:.3f} to {most:.3f}; "
+            f"{self.corrected.stability:.0%} of resamples choose the same). Accuracy gained over the majority class, "
+            f"per subject: {self.test.difference:+.3f} (95 % interval {low:+.3f} to {high:+.3f}), "
             f"p = {self.test.p_value:.4f} (sign-flip test over {self.test.subjects} subjects)."
         )
         return "\n".join([self.table.text(), best, *(f"warning: {text}" for text in self.warnings)])

@@ -168,7 +168,7 @@ def warnings_of(facts: StudyFacts, frames: Mapping[int, pd.DataFrame], fusion: F
             found.append(f"No finished trial of {', '.join(fusion.missing)}: fusions with it were not tried.")
         found.append(
             f"The best of {len(frames)} finished trials and {len(fusion.tried)} combinations was picked on the data it "
-            "is measured on: its value is optimistic."
+            "is measured on: its value is optimistic, and the corrected one stands beside it."
         )
     for state, text in (("failed", "failed"), ("running", "not finished yet")):
         count = sum(trial.state == state for trial in facts.trials.values())
