@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .PHONY: setup demo demo-seeds test test-full chaos lint bench-flow bench-extract bench-systems bench-train bench-race \
-	bench-overhead clean
+	bench-overhead validity clean
 
 setup: $(READY)
 
@@ -60,6 +60,10 @@ bench-race: $(READY)
 bench-overhead: $(READY)
 	@$(BIN)/python benchmarks/overhead.py sweep
 	@$(BIN)/python benchmarks/overhead.py simulate
+
+# Simulated studies whose truth is known.
+validity: $(READY)
+	@$(BIN)/python benchmarks/validity.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

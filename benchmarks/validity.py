@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ptune.metrics import from_confusion
 from ptune.results.comparison import compare_matrices, holm
 from ptune.results.selection import corrected_score
 
@@ -42,8 +43,6 @@ def coverage(metric: str, skills: tuple[float, float], studies: int) -> None:
     random = np.random.default_rng(1)
     many = [_pair(random, skills) for _ in range(4000)]
     total = np.array([pair.sum(1) for pair in many]).sum(0)
-    from ptune.metrics import from_confusion
-
     one, other = from_confusion(total)[metric]
     truth, inside, below = one - other, 0, 0
     for seed in range(studies):
@@ -115,9 +114,10 @@ def selection(metric: str, spread: float, searches: int) -> None:
         corrected.append(found.corrected)
         truth.append(np.clip(skills[found.members["flow"]] + random.normal(0, SPREAD, 4000), 0.02, 0.98).mean())
     gap = [100 * (np.mean(values) - np.mean(truth)) for values in (naive, corrected)]
+    error = 100 * np.std(np.array(corrected) - truth) / np.sqrt(searches)
     print(
-        f"{metric:12} best of 64, skills spread by {spread:.2f}: naive {gap[0]:+.2f} points off, corrected {gap[1]:+.2f} "
-        f"(standard error {100 * np.std(np.array(corrected) - truth) / np.sqrt(searches):.2f}) over {searches} searches",
+        f"{metric:12} best of 64, skills spread by {spread:.2f}: naive {gap[0]:+.2f} points, corrected {gap[1]:+.2f} "
+        f"(standard error {error:.2f}) over {searches} searches",
         flush=True,
     )
 
