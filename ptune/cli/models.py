@@ -76,6 +76,9 @@ def ui(home: Home, port: int) -> None:
     import os
     import sys
 
+    from ptune.track.store import connect
+
+    connect(home)
     address = ["--host", "127.0.0.1", "--port", str(port)]
     store = ["--backend-store-uri", home.tracking_uri, "--default-artifact-root", str(home.artifacts)]
     click.echo(f"http://127.0.0.1:{port} (ready in some seconds)")

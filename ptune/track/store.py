@@ -49,11 +49,19 @@ def locked(path: Path) -> Iterator[None]:
 def connect(home: Home) -> MlflowClient:
     """Returns a client of the home's tracking store, whose tables exist.
 
-    A client makes the tables of an empty database, and two processes that do so at once fail; here it is one at a time.
+    A client makes the tables of an empty database. Two processes that do so at once fail, so that here it is one at a
+    time; and one that dies meanwhile leaves a database that no client can use, so that it is made under another name.
     """
     if not home.tracking_uri.startswith("sqlite:"):
         return MlflowClient(tracking_uri=home.tracking_uri)
+    path = Path(home.tracking_uri.removeprefix("sqlite:///"))
     with locked(home.root / ".mlflow.lock"):
+        if not path.exists():
+            part = path.with_name(f".{path.name}.part")
+            for left in (part, part.with_name(f"{part.name}-journal")):
+                left.unlink(missing_ok=True)
+            MlflowClient(tracking_uri=f"sqlite:///{part}")
+            os.replace(part, path)
         return MlflowClient(tracking_uri=home.tracking_uri)
 
 

@@ -3,14 +3,37 @@
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import pytest
 
 from ptune.home import Home
 from ptune.track.project import Projector
+from ptune.track.store import connect
 from tests.example_study import example_study
 from tests.track.invariants import check_runs
 
 PROCESSES = 16
+ENVIRONMENT = {"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.3])
+def test_a_process_that_dies_while_it_makes_the_tables_leaves_a_store_that_can_be_used(
+    tmp_path: Path, seconds: float
+) -> None:
+    home = Home.open(tmp_path / "home")
+    code = "import sys; from ptune.home import Home; from ptune.track.store import connect\n"
+    code += "connect(Home.open(sys.argv[1]))\n"
+    process = subprocess.Popen([sys.executable, "-c", code, str(home.root)], env=ENVIRONMENT, stderr=subprocess.DEVNULL)
+    while not (home.root / ".mlflow.db.part").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(seconds)
+    process.kill()
+    process.wait()
+    assert not (home.root / "mlflow.db").exists(), "killed too late to tell anything"
+    assert connect(home).create_experiment("one")
 
 
 def test_sixteen_processes_first_touch_one_empty_store(tmp_path: Path) -> None:
@@ -22,10 +45,9 @@ def test_sixteen_processes_first_touch_one_empty_store(tmp_path: Path) -> None:
     code += "store = RunStore(Home.open(sys.argv[1]), sys.argv[2])\n"
     code += "run = store.create('', 'touch', {}, 1000)\n"
     code += "store.log_metrics(run, [('loss', step / 10, step) for step in range(100)])\n"
-    environment = {"PYTHONPATH": ":".join(sys.path), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     started = [
         subprocess.Popen(
-            [sys.executable, "-c", code, str(home.root), f"touch{study}"], env=environment, stderr=subprocess.PIPE
+            [sys.executable, "-c", code, str(home.root), f"touch{study}"], env=ENVIRONMENT, stderr=subprocess.PIPE
         )
         for study in studies
     ]
