@@ -169,8 +169,16 @@ class FoldRace:
         return None
 
     def close(self) -> int | None:
-        """Returns the most advanced waiting trial of a group that has fewer finalists than it is to have."""
+        """Returns a waiting trial of a group that is too small to be halved, or that is to have more finalists.
+
+        The former run to the end of the first fold; of the latter the most advanced goes on.
+        """
         for field_ in self.fields.values():
+            halved = field_.rungs[: len(self.epochs)]
+            if halved and len(halved[0].all) < FEWEST:
+                for rung in halved:
+                    if rung.waiting:
+                        return self._let_go(rung.waiting[0][1])
             if field_.under_way + field_.finished < self.count:
                 for rung in reversed(field_.rungs):
                     if rung.waiting:

@@ -85,6 +85,28 @@ def test_the_best_is_cross_validated_in_full_and_half_of_the_others_see_one_epoc
     assert len(race.hopeless()) + sum(step == EPOCHS * FOLDS for step in ended) == 32
 
 
+def test_of_few_trials_none_is_judged_by_its_first_epochs():
+    """Three trials, of which the best begins worst: all see the first fold, and its predictions decide."""
+    race, skills = FoldRace(1, EPOCHS, FOLDS), (0.3, 0.5, 0.4)
+    at = dict.fromkeys(range(3), 0)
+
+    def go_on(trial):
+        for step in range(at[trial] + 1, EPOCHS * FOLDS + 1):
+            fold, epoch = divmod(step - 1, EPOCHS)
+            at[trial] = step
+            if race.epoch(trial, "flow", fold, epoch + 1, step, 0.5 - skills[trial]) != GO:
+                return
+            if epoch + 1 == EPOCHS and race.fold(trial, "flow", fold, evidence(fold, skills[trial], trial)) != GO:
+                return
+        race.ended(trial, "flow", "finished")
+
+    for trial in range(3):
+        go_on(trial)
+    while (ready := _either(race)) is not None:
+        go_on(ready)
+    assert at == {0: EPOCHS, 1: EPOCHS * FOLDS, 2: EPOCHS}
+
+
 def test_what_an_earlier_launch_saw_is_told_rung_by_rung_without_a_pause_between():
     """Of three epochs, trials wait after the first and the second: no report between says that one goes on."""
     race = FoldRace(1, 3, FOLDS)
