@@ -104,7 +104,9 @@ def test_of_few_trials_none_is_judged_by_its_first_epochs():
         go_on(trial)
     while (ready := _either(race)) is not None:
         go_on(ready)
-    assert at == {0: EPOCHS, 1: EPOCHS * FOLDS, 2: EPOCHS}
+    assert at[0] == EPOCHS
+    assert at[1] == EPOCHS * FOLDS
+    assert EPOCHS <= at[2] <= 2 * EPOCHS
 
 
 def test_what_an_earlier_launch_saw_is_told_rung_by_rung_without_a_pause_between():
