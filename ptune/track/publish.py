@@ -74,7 +74,7 @@ class StudyOutcome:
         name = self.sweep.facts.config.study
         tally = self.tally
         lines = [self.sweep.extraction.text()]
-        if tally.trials_ended == 0:
+        if tally.trials_ended == 0 and not self.interrupted:
             lines.append(f"Nothing to train: all {tally.trials_before} trials of {name} had ended; all was reused.")
         else:
             lines.append(

@@ -30,11 +30,15 @@ def test_a_larger_network_input_takes_longer():
 @pytest.mark.parametrize("modality", ["rgb", "flow", "mb"])
 def test_a_step_that_takes_too_long_is_replaced_by_a_small_one(modality):
     stream = example_stream(modality=modality, segments=8, snippet_frames=16, crop=64)
-    whole, scaled = (measure(stream, 64, 64, CPU, limit) for limit in (1e9, 0.0))
-    assert not whole.scaled
-    assert scaled.scaled
-    # A busy machine may be slow for a moment; a factor that was forgotten, segments or frames, leaves eight.
-    assert 1 / 6 < scaled.train_seconds / whole.train_seconds < 6
+    ratios = []
+    # A busy machine may be slow for a moment, so that the nearest of some tries counts.
+    for _ in range(2):
+        whole, scaled = (measure(stream, 64, 64, CPU, limit) for limit in (1e9, 0.0))
+        assert not whole.scaled
+        assert scaled.scaled
+        ratios.append(scaled.train_seconds / whole.train_seconds)
+    # A factor that was forgotten, segments or frames, leaves eight.
+    assert min(max(ratio, 1 / ratio) for ratio in ratios) < 4
 
 
 def test_timing_changes_neither_random_numbers_nor_threads():
