@@ -53,9 +53,9 @@ STUDY: dict[str, Any] = {
         "focal.gamma": {"float": [0.0, 2.0]},
     },
     "fixed": {
-        "epochs": 12,
+        "epochs": 18,
         "batch_size": 8,
-        "learning_rate": 0.002,
+        "learning_rate": 0.001,
         "dropout": 0.3,
         "width": 0.125,
         "crop": 48,
