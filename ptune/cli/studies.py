@@ -1,4 +1,4 @@
-"""Commands about studies: sweep, status, fuse, report, export, sync."""
+"""Commands about studies: sweep, ablate, status, fuse, report, export, sync."""
 
 from __future__ import annotations
 
@@ -59,6 +59,32 @@ def sweep(
 def _same_sweep(home: Home, space: Path, name: str | None, workers: int | None) -> list[str]:
     given = [("--home", home.root), ("--features", home.features), ("--as", name), ("--workers", workers)]
     return ["sweep", str(space), *(str(part) for pair in given if pair[1] is not None for part in pair)]
+
+
+@click.command(
+    epilog=example(
+        "ptune ablate search_spaces/paper_table2.yaml --dry-run",
+        "ptune ablate search_spaces/paper_table2.yaml",
+        "ptune ablate search_spaces/leave_one_out.yaml",
+    )
+)
+@click.argument("spec", type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Print what it would take, measured on this machine; write nothing.")
+@as_json
+@workers
+@with_home
+def ablate(home: Home, spec: Path, dry_run: bool, as_json: bool, workers: int | None) -> int:
+    """Run or resume the ablation that SPEC describes, and print its tables."""
+    from ptune.track.ablation import estimate_ablation, load_ablation, run_ablation
+
+    config = load_ablation(spec, home)
+    if dry_run:
+        found = estimate_ablation(config, spec.parent, home, workers)
+        show([item.facts() for item in found], "\n\n".join(item.text() for item in found), as_json)
+        return 0
+    outcome = run_ablation(config, spec.parent, home, workers)
+    show(outcome.facts(), outcome.text(), as_json)
+    return 1 if outcome.failed or outcome.interrupted else 0
 
 
 @click.command(epilog=example("ptune status", "ptune status hand --watch", "ptune status hand --watch --json"))
@@ -128,4 +154,4 @@ def export(home: Home, study: str, to: Path | None, as_json: bool) -> int:
     return 0
 
 
-COMMANDS = (sweep, status, fuse, report, export, sync)
+COMMANDS = (sweep, ablate, status, fuse, report, export, sync)

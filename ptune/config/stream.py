@@ -74,7 +74,7 @@ class AugmentConfig(Strict):
 
     Args:
         scales: crop sizes relative to the shorter side; `None` takes TSN's lists (RGB 1, .875, .75, .66;
-            flow and boundaries 1, .875, .75).
+            flow and boundaries 1, .875, .75); an empty list crops the centre, as tests do.
         mirror: half of the snippets are mirrored: `exact` gives what a mirrored flow field would give, `image` mirrors
             the stored picture without the change of sign that motion needs, `none` mirrors nothing.
 

@@ -10,6 +10,8 @@ from pydantic import Field, field_validator, model_validator
 from ptune.config.base import Strict, load_yaml, nearest, signature_of
 from ptune.config.extraction import ExtractConfig
 from ptune.config.stream import ClassGrouping, Initial, StreamConfig
+from ptune.config.systems import settings_of
+from ptune.errors import ConfigError
 
 Value = bool | int | float | str
 MetricName = Literal["f1_weighted", "f1_macro", "accuracy", "balanced_accuracy", "kappa_quadratic"]
@@ -105,6 +107,7 @@ def stream_from(settings: dict[str, Any], where: str) -> StreamConfig:
     nested: dict[str, Any] = {}
     for key, value in settings.items():
         parts = key.split(".")
+        value = dict(value) if isinstance(value, dict) else value
         target = nested
         for part in parts[:-1]:
             target = target.setdefault(part, {})
@@ -112,6 +115,24 @@ def stream_from(settings: dict[str, Any], where: str) -> StreamConfig:
                 raise ValueError(f"{key!r} contradicts another setting")
         target[parts[-1]] = value
     return StreamConfig.parse(nested, where)
+
+
+def trial_stream(settings: dict[str, Any], init: Initial, where: str) -> StreamConfig:
+    """Builds the stream of a trial from flat settings, among which `system` and `seed` may be.
+
+    Args:
+        init: where neither the settings nor their system say otherwise.
+    """
+    own = {name: value for name, value in settings.items() if name not in ("system", "seed")}
+    if "system" in settings:
+        modality = str(own.get("modality", StreamConfig.model_fields["modality"].default))
+        own = settings_of(str(settings["system"]), modality) | own
+    return stream_from({"init": init} | own, where)
+
+
+def identity_of(stream: StreamConfig, seed: int) -> str:
+    """Returns what two trials that train the same have in common."""
+    return f"{stream.signature()} {seed}"
 
 
 class StudyConfig(Strict):
@@ -123,6 +144,9 @@ class StudyConfig(Strict):
         warm_start: studies of the same task and objective, from whose trials the search learns.
         search: who proposes points; `grid` lists those of a finite space.
         stopping: which trials are cut short; see ptune.tune.race and ptune.tune.rules.
+        points: the settings of exactly these trials, in place of a search. A point may name its `seed`.
+        fixed: settings that all trials share. Here and in the space, `system` takes what a system of
+            `ptune.config.systems` brings, as far as nothing else is said.
         seeds of folds, search and fits all derive from `folds.seed` and `seed`.
     """
 
@@ -143,7 +167,8 @@ class StudyConfig(Strict):
     stopping: Literal["race", "asha", "median", "none"] = "race"
     grouping: ClassGrouping = ClassGrouping()
     extraction: ExtractConfig = ExtractConfig()
-    space: dict[str, Dimension]
+    space: dict[str, Dimension] = {}
+    points: tuple[dict[str, Any], ...] = ()
     fixed: dict[str, Any] = {}
 
     @field_validator("stopping", mode="before")
@@ -155,10 +180,10 @@ class StudyConfig(Strict):
     @field_validator("space")
     @classmethod
     def _modality_is_closed(cls, space: dict[str, Dimension]) -> dict[str, Dimension]:
-        if not space:
-            raise ValueError("search space is empty")
         if "epochs" in space:
             raise ValueError("epochs cannot be searched, trials are compared epoch by epoch; put it under fixed")
+        if "seed" in space:
+            raise ValueError("seed is no setting to search; list points that name their seeds")
         for name, dimension in space.items():
             for other in dimension.when:
                 if other not in space:
@@ -167,7 +192,26 @@ class StudyConfig(Strict):
         return space
 
     @model_validator(mode="after")
+    def _listed_or_searched(self) -> Self:
+        if not self.space and not self.points:
+            raise ValueError("search space is empty")
+        if not self.points:
+            return self
+        fields = type(self).model_fields
+        others = ("space", "start_from", "warm_start", "search")
+        given = [name for name in others if getattr(self, name) != fields[name].default]
+        if given:
+            raise ValueError(f"points are the whole study: {', '.join(given)} cannot be given beside them")
+        if len({self.identity(point) for point in self.points}) != len(self.points):
+            raise ValueError("two points are the same stream with the same seed")
+        if self.stopping != "none" and len({self.stream(point).epochs for point in self.points}) > 1:
+            raise ValueError("points differ in epochs, and trials are compared epoch by epoch; set stopping: none")
+        return self
+
+    @model_validator(mode="after")
     def _streams_exist(self) -> Self:
+        if not self.space:
+            return self
         for start in self.start_from:
             for name, value in start.items() if isinstance(start, dict) else ():
                 if name not in self.space:
@@ -182,19 +226,32 @@ class StudyConfig(Strict):
         if twice:
             raise ValueError(f"{', '.join(twice)} is both searched and fixed")
         first = {name: dimension.values()[0] for name, dimension in self.space.items()}
-        base = {"init": self.init} | self.fixed | first
+        base = self.fixed | first
         for name, dimension in self.space.items():
             for value in dimension.values():
-                stream_from(base | {name: value}, f"search space, {name}")
+                trial_stream(base | {name: value}, self.init, f"search space, {name}")
         return self
 
     def signature(self) -> str:
         """Returns the identity of the study; where it runs is not part of it."""
         return signature_of(self.model_dump(mode="json", exclude={"resources"}))
 
-    def stream(self, searched: dict[str, Any]) -> StreamConfig:
-        """Returns the stream for one point of the search space."""
-        return stream_from({"init": self.init} | self.fixed | searched, "trial")
+    @property
+    def varied(self) -> tuple[str, ...]:
+        """Names of the settings in which trials may differ."""
+        return tuple(dict.fromkeys([*self.space, *(name for point in self.points for name in point)]))
+
+    def stream(self, params: dict[str, Any]) -> StreamConfig:
+        """Returns the stream of a trial."""
+        return trial_stream(self.fixed | params, self.init, "trial")
+
+    def seed_of(self, params: dict[str, Any]) -> int:
+        """Returns the seed of a trial's fits."""
+        return int(params.get("seed", self.seed))
+
+    def identity(self, params: dict[str, Any]) -> str:
+        """Returns what two trials of the study that train the same have in common."""
+        return identity_of(self.stream(params), self.seed_of(params))
 
     @classmethod
     def load(cls, path: Path) -> StudyConfig:
@@ -203,4 +260,7 @@ class StudyConfig(Strict):
         Raises:
             ConfigError: missing file, no YAML, unknown key or impossible value.
         """
-        return cls.parse(load_yaml(path), path.name)
+        values = load_yaml(path)
+        if isinstance(values, dict) and "ablation" in values:
+            raise ConfigError(path.name, "an ablation", "a study", "Run it with `ptune ablate`.")
+        return cls.parse(values, path.name)

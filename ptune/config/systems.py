@@ -103,6 +103,20 @@ SYSTEMS: dict[str, System] = {
 }
 
 
+def settings_of(system: str, modality: str) -> Settings:
+    """Returns the settings in which a system's stream on one modality differs from the defaults.
+
+    Raises:
+        ConfigError: there is no such system, or it does not take the modality.
+    """
+    if system not in SYSTEMS:
+        raise ConfigError("system", f"{system!r}{nearest(system, list(SYSTEMS))}", f"one of {', '.join(SYSTEMS)}")
+    streams: Mapping[str, Settings] = {str(name): values for name, values in SYSTEMS[system].streams.items()}
+    if modality not in streams:
+        raise ConfigError(f"system {system}", f"modality {modality!r}", f"one of {', '.join(streams)}")
+    return dict(streams[modality])
+
+
 def stream_of(system: str, modality: str, **overrides: Any) -> StreamConfig:
     """Returns the stream of a system on one modality.
 
@@ -110,11 +124,6 @@ def stream_of(system: str, modality: str, **overrides: Any) -> StreamConfig:
         overrides: fields of `StreamConfig` that replace the system's.
 
     Raises:
-        ConfigError: there is no such system, it does not take the modality, or the settings do not go together.
+        ConfigError: as `settings_of`, or the settings do not go together.
     """
-    if system not in SYSTEMS:
-        raise ConfigError("system", f"{system!r}{nearest(system, list(SYSTEMS))}", f"one of {', '.join(SYSTEMS)}")
-    settings: Mapping[str, Settings] = {str(name): values for name, values in SYSTEMS[system].streams.items()}
-    if modality not in settings:
-        raise ConfigError(f"system {system}", f"modality {modality!r}", f"one of {', '.join(settings)}")
-    return StreamConfig.parse({"modality": modality} | settings[modality] | overrides, f"system {system}")
+    return StreamConfig.parse({"modality": modality} | settings_of(system, modality) | overrides, f"system {system}")

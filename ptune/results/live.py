@@ -129,7 +129,7 @@ def _table(facts: StudyFacts, trials: list[TrialFacts], intervals: Mapping[int, 
     from rich import box
     from rich.table import Table
 
-    short = short_names([name for name in facts.config.space if name != "modality"])
+    short = short_names([name for name in facts.config.varied if name != "modality"])
     legend = ", ".join(f"{brief} {name}" for name, brief in short.items() if brief != name)
     shown = shown_first(trials)[:rows]
     hidden = len(trials) - len(shown)

@@ -97,7 +97,7 @@ def _parallel(facts: StudyFacts, metric: str) -> str:
     done = facts.finished()
     if not done:
         return page.paragraph("No trial has finished yet.")
-    figure = _parallel_figure(done, list(facts.config.space), plots.WORDS.get(metric, metric))
+    figure = _parallel_figure(done, facts.config.varied, plots.WORDS.get(metric, metric))
     note = "One line per finished trial, coloured by the objective; a line ends where a setting does not apply."
     return plots.svg(figure, "parallel") + page.paragraph(note, "caption")
 

@@ -205,7 +205,7 @@ def _trials(facts: StudyFacts) -> str:
     trials = sorted(
         facts.trials.values(), key=lambda item: (STATE_ORDER[item.state], -(item.value or 0.0), item.number)
     )
-    keys = [key for key in facts.config.space if any(key in trial.params for trial in trials)]
+    keys = [key for key in facts.config.varied if any(key in trial.params for trial in trials)]
     rows = [
         [
             trial_name(trial),

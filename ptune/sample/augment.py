@@ -6,7 +6,7 @@ otherwise: what a mirrored flow field would give, not a mirrored picture of what
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -34,10 +34,17 @@ class View:
 def random_view(height: int, width: int, stream: StreamConfig, generator: np.random.Generator) -> View:
     """Draws a crop of jittered scale at one of 13 fixed positions, mirrored half of the time.
 
+    Without scales it is the view of tests.
+
     Source: section 4.1, "scale jittering, corner cropping, and horizontal flipping"; the 13 positions and
     the limit on distortion (sides at most one scale apart) are TSN's.
     """
-    scales = stream.augment.scales or (RGB_SCALES if stream.modality == "rgb" else MOTION_SCALES)
+    scales = stream.augment.scales
+    if scales is None:
+        scales = RGB_SCALES if stream.modality == "rgb" else MOTION_SCALES
+    mirrored = stream.augment.mirror != "none"
+    if not scales:
+        return replace(centre_view(height, width, stream.crop), mirror=mirrored and bool(generator.integers(2)))
     base = min(height, width)
     first = int(generator.integers(len(scales)))
     near = [index for index in range(len(scales)) if abs(index - first) <= 1]
@@ -46,8 +53,7 @@ def random_view(height: int, width: int, stream: StreamConfig, generator: np.ran
     row, column = POSITIONS[int(generator.integers(len(POSITIONS)))]
     top = round((height - crop_height) * row / 4)
     left = round((width - crop_width) * column / 4)
-    mirror = stream.augment.mirror != "none" and bool(generator.integers(2))
-    return View(top, left, crop_height, crop_width, mirror)
+    return View(top, left, crop_height, crop_width, mirrored and bool(generator.integers(2)))
 
 
 #: Corners, centre, edge middles and quarter points, in quarters of the free space (row, column).

@@ -13,7 +13,6 @@ from ptune.replay import StudyFacts, TrialFacts
 from ptune.results.fusion import study_fusion
 from ptune.results.overview import FILE_NAME as OVERVIEW
 from ptune.results.overview import overview_page
-from ptune.results.report import FILE_NAME as REPORT
 from ptune.results.tables import study_signature, study_table
 from ptune.track.optuna_study import importances
 from ptune.track.store import STUDY_RUN, KnownRun, RunStore
@@ -53,7 +52,7 @@ class StudyRun:
             "ptune.trials": ", ".join(f"{count} {state}" for state, count in sorted(counts.items())),
             "mlflow.note.content": description(facts),
         }
-        files = self._overview(store, run, facts, live, tags) | self._report(run, tags)
+        files = self._overview(store, run, facts, live, tags) | self._reports(run, tags)
         store.put_files(run, files)
         status = "RUNNING" if live or counts["running"] or not counts else "FINISHED"
         seconds = sum(trial.seconds for trial in facts.trials.values())
@@ -80,23 +79,24 @@ class StudyRun:
             OVERVIEW: overview_page(facts, frames, fusion, importances(facts)).encode(),
         }
 
-    def _report(self, run: KnownRun, tags: dict[str, str]) -> dict[str, bytes]:
-        path = self.home.reports / self.study / REPORT
-        if not path.is_file():
+    def _reports(self, run: KnownRun, tags: dict[str, str]) -> dict[str, bytes]:
+        """Returns what people were given as files of the study, where it has changed."""
+        folder = self.home.reports / self.study
+        files = {path.name: path.read_bytes() for path in sorted(folder.glob("*")) if path.is_file()}
+        if not files:
             return {}
-        content = path.read_bytes()
-        tags["ptune.report"] = signature_of(content.hex())
-        return {} if run.tags.get("ptune.report") == tags["ptune.report"] else {REPORT: content}
+        tags["ptune.report"] = signature_of({name: content.hex() for name, content in files.items()})
+        return {} if run.tags.get("ptune.report") == tags["ptune.report"] else files
 
 
 def description(facts: StudyFacts) -> str:
     """Returns what MLflow shows above the study's run, as Markdown."""
     config, cohort = facts.config, facts.cohort
-    names = ", ".join(f"`{name}`" for name in config.space)
+    names = ", ".join(f"`{name}`" for name in config.varied)
     return (
         f"Study **{config.study}**: task {config.task}, {cohort['videos']} videos of {cohort['subjects']} subjects, "
         f"{config.folds.count} subject-disjoint folds; objective {config.objective.metric}, pooled out of fold.\n\n"
-        f"Searched: {names}.\n\n"
+        f"{'Compared' if config.points else 'Searched'}: {names}.\n\n"
         f"One child run per trial: its settings are parameters, its folds are metrics `fold0.*` to "
         f"`fold{config.folds.count - 1}.*`. FINISHED went through all folds, KILLED was stopped by the race, FAILED "
         f"broke. Figures: artifact `{OVERVIEW}`."

@@ -12,7 +12,7 @@ from ptune.replay import StudyFacts
 #: Fields of a study that its results cannot outlive.
 FIXED_FOR_LIFE = ("task", "objective", "folds", "grouping", "extraction")
 #: Fields whose change is a new revision: trials of an older one count no longer.
-SEARCHED = {"space", "fixed", "start_from", "init", "seed", "stopping", "finalists"}
+SEARCHED = {"space", "points", "fixed", "start_from", "init", "seed", "stopping", "finalists"}
 
 
 def same_search(one: StudyConfig, other: StudyConfig) -> bool:

@@ -18,6 +18,7 @@ from ptune.replay import Report, StudyFacts, TrialFacts
 from ptune.steer import AddTrial, Request, Requests, StopStudy
 from ptune.tune.account import Account
 from ptune.tune.evidence import Evidence
+from ptune.tune.listed import Listed
 from ptune.tune.race import make_race
 from ptune.tune.rules import GO, Verdict
 from ptune.tune.searcher import Proposal, Proposals
@@ -78,7 +79,7 @@ class Conductor:
 
     def __post_init__(self) -> None:
         config = self.facts.config
-        self.proposals = Proposals(config)
+        self.proposals: Listed | Proposals = Listed(config) if config.points else Proposals(config)
         self.proposals.restore(self.facts, self.others)
         self.race = make_race(config, self.epochs)
         verdicts: dict[int, Verdict] = {}

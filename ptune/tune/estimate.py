@@ -6,13 +6,14 @@ Writes nothing and needs no Ray.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ptune.config import StudyConfig
+from ptune.config import FocalConfig, StudyConfig
 from ptune.errors import ConfigError
 from ptune.extract import estimate as extraction
 from ptune.home import Home
@@ -22,10 +23,12 @@ from ptune.train.device import Acceleration
 from ptune.train.probe import Speed, measure
 from ptune.tune.changes import refuse_changes, same_search
 from ptune.tune.plan import Plan, plan_of, read_inputs, without_known_problems
-from ptune.tune.space import Params, all_points, count_points, groups, middle_point
+from ptune.tune.space import Params, all_points, count_points, groups, usual_points
 
 #: What whole training steps that are timed may take, over all modalities.
 STEP_LIMIT_SECONDS = 6.0
+#: Settings that change nothing in what a step costs.
+ALIKE = {"focal": FocalConfig(), "attention": True, "dropout": 0.0, "learning_rate": 1e-5}
 #: Of a space with more points, fits in the ledger are not looked for point by point.
 LOOKED_FOR = 100
 
@@ -223,10 +226,9 @@ def _reused(plan: Plan, ledger: Ledger, present: list[TrialFacts]) -> int:
 def _fits(plan: Plan, point: Params, counts: bool) -> dict[str, bool]:
     """Returns the signatures of a point's fits; none where its settings contradict each other."""
     try:
-        stream = plan.config.stream(point)
+        return {plan.spec(point, fold).signature(): counts for fold in plan.order}
     except ConfigError:
         return {}
-    return {plan.spec(stream, fold).signature(): counts for fold in plan.order}
 
 
 def _actors(config: StudyConfig, workers: int | None, device: str) -> tuple[float, int]:
@@ -241,20 +243,21 @@ def _actors(config: StudyConfig, workers: int | None, device: str) -> tuple[floa
 
 def _group_cost(plan: Plan, group: str, points: int | None, trials: float, acceleration: Acceleration) -> GroupCost:
     config = plan.config
-    stream = config.stream(middle_point(config, group))
+    streams = Counter(config.stream(point).model_copy(update=ALIKE) for point in usual_points(config, group))
     sizes = config.extraction
     width = round(sizes.height * extraction.USUAL_ASPECT) if sizes.keep_aspect else sizes.width
-    limit = STEP_LIMIT_SECONDS / len(groups(config))
-    speed: Speed = measure(stream, sizes.height, width, acceleration, limit)
+    limit = STEP_LIMIT_SECONDS / len(groups(config)) / len(streams)
     held_out = len(plan.videos) / config.folds.count
     trained = len(plan.videos) - held_out
-    return GroupCost(
-        points=points,
-        trials=trials,
-        epoch_seconds=speed.epoch_seconds(stream, trained, held_out),
-        fit_seconds=speed.fit_seconds(stream, trained, held_out),
-        scaled=speed.scaled,
-    )
+    epoch = fit = 0.0
+    scaled = False
+    for stream, count in streams.items():
+        speed: Speed = measure(stream, sizes.height, width, acceleration, limit)
+        epoch += count * speed.epoch_seconds(stream, trained, held_out)
+        fit += count * speed.fit_seconds(stream, trained, held_out)
+        scaled = scaled or speed.scaled
+    total = streams.total()
+    return GroupCost(points, trials, epoch / total, fit / total, scaled)
 
 
 def _raced(config: StudyConfig, costs: dict[str, GroupCost], share: float) -> tuple[float, float]:

@@ -44,8 +44,9 @@ class Plan:
         """Folds in the order in which every trial runs them."""
         return fold_order(self.videos, self.folds, self.config.folds.count)
 
-    def spec(self, stream: StreamConfig, fold: int) -> FitSpec:
-        """Returns the fit of a stream on one fold; fold -1 trains on all videos."""
+    def spec(self, params: Mapping[str, Any], fold: int) -> FitSpec:
+        """Returns the fit of a trial's settings on one fold."""
+        stream = self.config.stream(dict(params))
         held_out = tuple(video for video in self.videos if self.folds[video.subject] == fold)
         return FitSpec(
             stream=stream,
@@ -55,7 +56,7 @@ class Plan:
             held_out=held_out,
             extraction=self.config.extraction.signature(),
             initial_weights="" if stream.init == "random" else self.initial_weights[stream.modality],
-            seed=self.config.seed,
+            seed=self.config.seed_of(dict(params)),
         )
 
 
@@ -87,7 +88,7 @@ def make_plan(
     """Extracts what is missing and fixes videos and folds; quarantined videos are left out and named.
 
     Args:
-        past: the study as it is, whose subjects keep their folds.
+        past: the study as it is, or another with the same folds, whose subjects keep theirs.
     """
     report = extract(manifest.videos, config.extraction, home, workers, retry=False)
     usable = tuple(video for video in manifest.videos if video.id not in report.quarantined)
@@ -134,12 +135,20 @@ def starting_weights(config: StudyConfig, home: Home) -> dict[Modality, str]:
     Raises:
         WeightsError: weights are missing from the home.
     """
-    inits = config.space["init"].values() if "init" in config.space else (config.fixed.get("init", config.init),)
-    if "kinetics" not in inits:
-        return {}
-    streams = [StreamConfig.parse({"modality": group}, "modality") for group in groups(config)]
-    files = {stream.modality: initial_file(home.weights, stream) for stream in streams}
+    if config.points:
+        streams = [config.stream(point) for point in config.points]
+    else:
+        first = {name: dimension.values()[0] for name, dimension in config.space.items()}
+        ways = [first | {name: value} for name in ("init", "system") for value in _values(config, name)]
+        started = {config.stream(point).init for point in [first, *ways]}
+        streams = [StreamConfig.parse({"modality": group}, "modality") for group in groups(config)]
+        streams = streams if "kinetics" in started else []
+    files = {stream.modality: initial_file(home.weights, stream) for stream in streams if stream.init == "kinetics"}
     return {modality: weights_hash(path) for modality, path in files.items() if path}
+
+
+def _values(config: StudyConfig, name: str) -> tuple[Any, ...]:
+    return config.space[name].values() if name in config.space else ()
 
 
 def _folds(config: StudyConfig, manifest: Manifest, past: StudyFacts | None) -> dict[str, int]:

@@ -23,6 +23,8 @@ MOST_POINTS = 100_000
 
 def groups(study: StudyConfig) -> tuple[str, ...]:
     """Returns the modalities of the study; each has its own incumbent and share of the trials."""
+    if study.points:
+        return tuple(dict.fromkeys(study.stream(point).modality for point in study.points))
     searched = study.space.get("modality")
     if searched is not None:
         return tuple(str(value) for value in searched.choice or ())
@@ -95,6 +97,8 @@ def _paper_point(study: StudyConfig) -> Params:
 
 def all_points(study: StudyConfig, group: str) -> list[Params] | None:
     """Returns every point of a finite group, or None when a dimension is continuous or there are too many to list."""
+    if study.points:
+        return [point for point in study.points if study.stream(point).modality == group]
     points: list[Params] = [{"modality": group}] if "modality" in study.space else [{}]
     for name, dimension in _ordered(study.space):
         if name == "modality":
@@ -118,6 +122,8 @@ def all_points(study: StudyConfig, group: str) -> list[Params] | None:
 
 def count_points(study: StudyConfig, group: str) -> int | None:
     """Returns how many points a group has without listing them, or None when it is continuous."""
+    if study.points:
+        return len(all_points(study, group) or ())
     conditions = {other for dimension in study.space.values() for other in dimension.when}
     counted: list[tuple[Params, int]] = [({"modality": group} if "modality" in study.space else {}, 1)]
     for name, dimension in _ordered(study.space):
@@ -139,13 +145,18 @@ def count_points(study: StudyConfig, group: str) -> int | None:
     return sum(count for _, count in counted)
 
 
-def middle_point(study: StudyConfig, group: str) -> Params:
-    """Returns a point of usual cost: middle values of numbers, the first of other choices."""
+def usual_points(study: StudyConfig, group: str) -> list[Params]:
+    """Returns points that cost what the group's points do on average.
+
+    Those of a list; of a search one, with middle values of numbers and the first of other choices.
+    """
+    if study.points:
+        return all_points(study, group) or []
     point: Params = {"modality": group} if "modality" in study.space else {}
     for name, dimension in _ordered(study.space):
         if name != "modality" and _holds(dimension, point):
             point[name] = _middle(dimension)
-    return point
+    return [point]
 
 
 def _middle(dimension: Dimension) -> Value:

@@ -22,6 +22,8 @@ def trial_to_add(facts: StudyFacts, settings: Sequence[str]) -> AddTrial:
         BadInput: they are no point of the space, or a trial has it already; says all that is wrong.
     """
     where, space = f"trial of study {facts.config.study!r}", facts.config.space
+    if facts.config.points:
+        raise BadInput(where, "its trials are listed, not searched", "a study with a search space", "Add it to the file.")
     params: dict[str, Any] = {}
     problems = []
     for text in settings:

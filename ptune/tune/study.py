@@ -48,6 +48,7 @@ def sweep(
     home: Home,
     workers: int | None = None,
     watching: AbstractContextManager[Callable[[], object]] | None = None,
+    like: StudyFacts | None = None,
 ) -> SweepReport:
     """Runs a study to the end of its budget, resuming what the ledger has of it.
 
@@ -55,6 +56,7 @@ def sweep(
         folder: where the study's relative paths start.
         workers: CPU cores of a private Ray.
         watching: entered while trials run; what it yields is called on the driver after every event of theirs.
+        like: another study, whose subjects keep their folds in a new one.
 
     Raises:
         BadInput: something the user gave cannot be used; nothing was written.
@@ -74,9 +76,9 @@ def sweep(
         left = _trials_left(config, past) or any(isinstance(request, AddTrial) for request in requests.take())
         if left:
             ending.enter_context(ray_session(home, workers))
-        plan, extraction = make_plan(config, manifest, initial_weights, home, past, workers)
+        plan, extraction = make_plan(config, manifest, initial_weights, home, past or like, workers)
         facts = open_study(ledger, plan, past)
-        epochs = config.stream(_any_point(config)).epochs
+        epochs = max(config.stream(point).epochs for point in config.points or [_any_point(config)])
         conductor = Conductor(
             facts,
             log,
@@ -182,7 +184,7 @@ def _trials_left(config: StudyConfig, past: StudyFacts | None) -> bool:
         return True
     trials = [trial for trial in past.trials.values() if trial.revision == past.revision]
     unfinished = any(trial.state == "running" for trial in trials)
-    return unfinished or len(trials) < config.budget.trials
+    return unfinished or len(trials) < (len(config.points) or config.budget.trials)
 
 
 def _any_point(config: StudyConfig) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from ray import tune
 
-from ptune.config import StreamConfig
 from ptune.errors import FitFailed, WeightsError
 from ptune.extract.store import open_store
 from ptune.ledger import FitRecord, Ledger
@@ -20,6 +19,7 @@ from ptune.train.device import Acceleration
 from ptune.train.fit import Epoch, Saving, fit_epochs
 from ptune.tune.plan import Plan
 from ptune.tune.race import rungs_of
+from ptune.tune.space import Params
 
 Result = dict[str, Any]
 PAYLOAD = "ptune"
@@ -53,9 +53,8 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
     def reset_config(self, new_config: Result) -> bool:
         """Takes the next trial without a new process."""
         self.cleanup()
-        stream = self.plan.config.stream(new_config["params"])
-        fold = new_config.get("fold")
-        self.results = self._guarded(self._trial(stream) if fold is None else self._ahead(stream, fold))
+        params, fold = new_config["params"], new_config.get("fold")
+        self.results = self._guarded(self._trial(params) if fold is None else self._ahead(params, fold))
         return True
 
     def step(self) -> Result:
@@ -68,14 +67,14 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         if self.results is not None:
             self.results.close()
 
-    def _trial(self, stream: StreamConfig) -> Generator[Result, None, None]:
+    def _trial(self, params: Params) -> Generator[Result, None, None]:
         metric = self.plan.config.objective.metric
         records: list[FitRecord] = []
         past: list[float] = []
         step = 0
         for fold in self.plan.order:
-            reused = self.ledger.find_fit(self.plan.spec(stream, fold).signature(), verify=False) is not None
-            epochs = self._epochs(stream, fold)
+            reused = self.ledger.find_fit(self.plan.spec(params, fold).signature(), verify=False) is not None
+            epochs = self._epochs(params, fold)
             value = 0.0
             while True:
                 try:
@@ -100,15 +99,15 @@ class TrialRunner(tune.Trainable):  # type: ignore[misc]
         metrics = score_rows(rows, self.plan.config.grouping.names)
         yield {"kind": "finished", "value": metrics[metric], "metrics": metrics}
 
-    def _ahead(self, stream: StreamConfig, fold: int) -> Generator[Result, None, None]:
-        for _ in self._epochs(stream, fold):
+    def _ahead(self, params: Params, fold: int) -> Generator[Result, None, None]:
+        for _ in self._epochs(params, fold):
             yield {"kind": "ahead"}
-        yield {"kind": "ready", "fit": self.plan.spec(stream, fold).signature()}
+        yield {"kind": "ready", "fit": self.plan.spec(params, fold).signature()}
 
-    def _epochs(self, stream: StreamConfig, fold: int) -> Generator[Epoch, None, FitRecord]:
+    def _epochs(self, params: Params, fold: int) -> Generator[Epoch, None, FitRecord]:
         """Yields the epochs of a fit that no other actor trains meanwhile; at a rung nothing is held."""
-        spec = self.plan.spec(stream, fold)
-        rungs = rungs_of(self.plan.config, stream.epochs) if fold == self.plan.order[0] else ()
+        spec = self.plan.spec(params, fold)
+        rungs = rungs_of(self.plan.config, spec.stream.epochs) if fold == self.plan.order[0] else ()
         saving = Saving(self.plan.config.resources.checkpoint_seconds, rungs)
         shown = 0
         while True:

@@ -11,7 +11,7 @@ from ptune.home import Home
 from ptune.ledger import Ledger, predictions_table
 from ptune.tune.estimate import estimate_study
 from ptune.tune.plan import plan_of, read_inputs
-from ptune.tune.space import all_points, count_points, groups, middle_point
+from ptune.tune.space import all_points, count_points, groups, usual_points
 from tests.extract.clips import panning, write_clip
 
 FIXED = {
@@ -81,7 +81,7 @@ def test_a_space_too_large_to_list_is_counted():
 
 def test_the_middle_of_a_logarithmic_range_is_its_geometric_mean():
     space = {"learning_rate": {"float": [1e-6, 1e-2], "log": True}, "segments": {"choice": [8, 2, 4]}}
-    assert middle_point(study(space=space), "rgb") == {"learning_rate": pytest.approx(1e-4), "segments": 4}
+    assert usual_points(study(space=space), "rgb") == [{"learning_rate": pytest.approx(1e-4), "segments": 4}]
 
 
 def test_a_dry_run_of_a_new_study_writes_nothing(cohort, home):
@@ -106,7 +106,7 @@ def test_a_finite_space_ends_the_study_before_its_budget(cohort, home):
 
 
 def store_fit(plan, params, fold):
-    spec = plan.spec(plan.config.stream(params), fold)
+    spec = plan.spec(params, fold)
     rows = [video.model_dump() | {"fold": 1, "probabilities": [1.0, 0, 0], "attention": []} for video in spec.held_out]
     return Ledger(plan.home.ledger).add_fit(spec, [], predictions_table(rows), b"", {}).signature
 
@@ -171,3 +171,15 @@ def test_the_tightest_budget_is_named(cohort, home):
     assert replace(found, gpu_hours=30.0).ends_first == "gpu_hours or trials"
     assert replace(found, gpu_hours=45.0).ends_first == "trials"
     assert replace(found, gpu_hours=45.0, hours=4.0).ends_first == "hours", "4 hours of 2 GPUs are 8"
+
+
+def test_a_list_of_points_costs_what_its_streams_cost(cohort, home):
+    points = [{"modality": "rgb", "segments": count} for count in (1, 3)]
+    found = estimate_study(study(space={}, points=points, stopping="none", budget={"trials": 2}), cohort, home)
+    assert (found.trials, found.fits, found.raced_hours) == (2, 4, None)
+    assert found.groups["rgb"].points == 2
+    one, three = (
+        estimate_study(study(space={}, points=[point], stopping="none"), cohort, home).groups["rgb"].fit_seconds
+        for point in points
+    )
+    assert 0.5 * one < found.groups["rgb"].fit_seconds < 2 * three

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ptune.config import StreamConfig, StudyConfig
+from ptune.config import StudyConfig
 from ptune.errors import StudyChanged, WeightsError
 from ptune.home import Home
 from ptune.ledger import Ledger
@@ -111,8 +111,8 @@ def test_fits_name_the_weights_of_their_modality(tmp_path):
     assert starting_weights(StudyConfig.parse(BASE, "test"), home) == {}
 
     opened = replace(plan(tmp_path), initial_weights=before)
-    assert opened.spec(StreamConfig(modality="mb"), 0).initial_weights == weights_hash(rgb)
-    assert opened.spec(StreamConfig(modality="mb", init="random"), 0).initial_weights == ""
+    assert opened.spec({"modality": "mb", "init": "kinetics"}, 0).initial_weights == weights_hash(rgb)
+    assert opened.spec({"modality": "mb", "init": "random"}, 0).initial_weights == ""
 
     rgb.unlink()
     with pytest.raises(WeightsError, match="ptune weights fetch"):

@@ -1,0 +1,8 @@
+"""Ray Job: run or resume an ablation. The same as `ptune ablate` with the arguments given."""
+
+import sys
+
+from ptune.cli import main
+
+if __name__ == "__main__":
+    main(["ablate", *sys.argv[1:]])

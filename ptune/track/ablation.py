@@ -1,0 +1,159 @@
+"""An ablation as one call: train the streams that are missing, compute its cells, write its tables and its page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ptune.config import StudyConfig
+from ptune.config.ablation import AblationConfig, Settings
+from ptune.config.leave_one_out import read_ablation
+from ptune.errors import BadInput
+from ptune.home import Home, write_bytes
+from ptune.ledger import Ledger
+from ptune.replay import StudyFacts, read_study
+from ptune.results.ablation import AblationResult, ablation_result
+from ptune.results.ablation_report import ablation_files
+from ptune.results.status import require_study
+from ptune.results.summary import summarise
+from ptune.results.watch import live
+from ptune.track.writer import projection
+from ptune.tune.estimate import StudyEstimate, estimate_study
+from ptune.tune.plan import read_inputs
+from ptune.tune.study import SweepReport, sweep
+
+
+@dataclass(frozen=True)
+class AblationOutcome:
+    """A launch of an ablation: what it trained for each task, and what its cells show; no result while none is done."""
+
+    config: AblationConfig
+    sweeps: tuple[SweepReport, ...]
+    result: AblationResult
+    report: Path
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether streams are left to train."""
+        return any(report.interrupted for report in self.sweeps) or len(self.sweeps) < len(self.config.tasks)
+
+    @property
+    def failed(self) -> int:
+        """How many cells lack a stream that failed."""
+        return sum(bool(cell.problem) for task in self.result.tasks for cell in task.cells)
+
+    def facts(self) -> dict[str, Any]:
+        """Returns plain values."""
+        return self.result.facts() | {
+            "fits": {
+                "trained": sum(report.tally.fits_trained for report in self.sweeps),
+                "reused": sum(report.tally.fits_reused for report in self.sweeps),
+            },
+            "interrupted": self.interrupted,
+            "report": str(self.report),
+        }
+
+    def text(self) -> str:
+        """Returns what was done, the tables and where the page is."""
+        lines = [line for report in self.sweeps for line in _told(report)]
+        lines += ["", self.result.text()]
+        problems = [report.problem for report in self.sweeps if report.problem]
+        if self.interrupted:
+            lines.append(f"Interrupted{f': {problems[0]}' if problems else ''}. Run the same command again to go on.")
+        lines.append(f"Report and tables: {self.report.parent}")
+        return "\n".join(lines)
+
+
+def _told(report: SweepReport) -> list[str]:
+    tally, name = report.tally, report.facts.config.study
+    if tally.trials_ended == 0 and not report.interrupted:
+        done = f"{name}: nothing to train, all {tally.trials_before} streams were there."
+    else:
+        done = (
+            f"{name}: {tally.trials_ended} streams ended, {tally.trials_before} had before; "
+            f"{tally.fits_trained} fits trained, {tally.fits_reused} reused."
+        )
+    return [report.extraction.text(), done, *(f"warning: {text}" for text in report.plan.warnings)]
+
+
+def load_ablation(path: Path, home: Home) -> AblationConfig:
+    """Reads an ablation from YAML; one that names a study takes the best fusion of it apart.
+
+    Raises:
+        BadInput: the file cannot be used, or the study is not there or has no finished trial.
+    """
+    spec = read_ablation(path)
+    if isinstance(spec, AblationConfig):
+        return spec
+    summary = summarise(home, spec.study)
+    facts = summary.study
+    members = {name: _settings(facts, number) for name, number in summary.fusion.members.items()}
+    return spec.resolve(facts.config, members)
+
+
+def _settings(facts: StudyFacts, number: int) -> Settings:
+    """Returns all settings of a trial, as its own revision of the study has them."""
+    trial = facts.trials[number]
+    config = facts.configs.get(trial.revision, facts.config)
+    return {"init": config.init} | config.fixed | trial.params
+
+
+def run_ablation(config: AblationConfig, folder: Path, home: Home, workers: int | None = None) -> AblationOutcome:
+    """Runs or resumes an ablation, task after task, and writes its tables and its page.
+
+    Args:
+        folder: where the ablation's relative paths start.
+
+    Raises:
+        BadInput: something the user gave cannot be used; nothing was written.
+    """
+    ledger = Ledger(home.ledger)
+    studies = [config.study(task) for task in config.tasks]
+    like = _checked(config, studies, folder, home)
+    sweeps = []
+    for study in studies:
+        with projection(home, study.study) as poke:
+            sweeps.append(sweep(study, folder, home, workers, live(ledger, study.study, poke), like))
+        if sweeps[-1].interrupted:
+            break
+    result = ablation_result(config, ledger)
+    report = home.reports / config.ablation / "report.html"
+    for name, content in ablation_files(result).items():
+        write_bytes(report.parent / name, content)
+        for done in sweeps:
+            write_bytes(home.reports / done.facts.config.study / f"ablation-{name}", content)
+    for done in sweeps:
+        with projection(home, done.facts.config.study):
+            pass  # As it ends it sends the tables, or says that MLflow is away.
+    return AblationOutcome(config, tuple(sweeps), result, report)
+
+
+def estimate_ablation(
+    config: AblationConfig, folder: Path, home: Home, workers: int | None = None
+) -> list[StudyEstimate]:
+    """Returns what each task's streams would take that the ledger does not have.
+
+    Raises:
+        BadInput: something the user gave cannot be used.
+    """
+    studies = [config.study(task) for task in config.tasks]
+    _checked(config, studies, folder, home)
+    return [estimate_study(study, folder, home, workers) for study in studies]
+
+
+def _checked(config: AblationConfig, studies: list[StudyConfig], folder: Path, home: Home) -> StudyFacts | None:
+    """Reads every input before anything is written, and returns the study whose folds are kept."""
+    like = require_study(home, config.like) if config.like else None
+    for study in studies:
+        manifest, _ = read_inputs(study, folder, home)
+        if like is not None and read_study(Ledger(home.ledger), study.study) is None:
+            lacking = set(like.folds) - set(manifest.subjects())
+            if lacking:
+                raise BadInput(
+                    f"ablation {config.ablation!r}",
+                    f"its cohort lacks {len(lacking)} subjects of study {config.like!r}",
+                    "the cohort of the study",
+                    "Name the manifest that the study was run with.",
+                )
+    return like
