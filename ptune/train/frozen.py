@@ -28,7 +28,7 @@ from ptune.train.ordinal import ordinal_logistic
 
 KEY, NAME = "frozen", "frozen Kinetics I3D + ordinal logistic"
 #: Inverse strength of the L2 penalty on 1024 standardised features.
-C = 1e-3
+C = 0.01
 
 
 def embedding_file(store: FeatureStore, video_id: str, weights: str, protocol: Protocol, crop: int) -> Path:
