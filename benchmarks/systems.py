@@ -18,10 +18,10 @@ from typing import Any
 import pandas as pd
 
 from ptune.cohort.manifest import Manifest, load_manifest
-from ptune.cohort.synthetic import SyntheticConfig, render_cohort
+from ptune.cohort.synthetic import BALANCED_WEIGHTS, SyntheticConfig, render_cohort
 from ptune.config import ClassGrouping, ExtractConfig, FitSpec, FitVideo, StreamConfig
 from ptune.config.systems import SYSTEMS, stream_of
-from ptune.demo import CLIPS, FPS, FRAME, HELD_OUT_SUBJECTS, SCORE_WEIGHTS, SECONDS, SUBJECTS
+from ptune.demo import CLIPS, FPS, FRAME, HELD_OUT_SUBJECTS, SECONDS, SUBJECTS
 from ptune.extract.pipeline import extract
 from ptune.extract.store import FeatureStore, open_store
 from ptune.home import Home
@@ -89,7 +89,7 @@ def rendered(folder: Path, subjects: int, first: int) -> Path:
         subjects=subjects,
         clips_per_subject=CLIPS,
         first_subject=first,
-        score_weights=SCORE_WEIGHTS,
+        score_weights=BALANCED_WEIGHTS,
         fps=FPS,
         seconds=SECONDS,
         width=width,

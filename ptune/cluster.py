@@ -12,11 +12,13 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from ptune.home import Home
+from ptune.progress import progress
 
 #: Set in every ptune process and inherited by Ray's workers: no usage statistics, no telemetry, no pickled models.
 QUIET = {
@@ -89,6 +91,27 @@ def ray_session(home: Home, workers: int | None = None) -> Iterator[None]:
         ray.shutdown()
     if scratch is not None and "RAY_TMPDIR" not in os.environ:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def run_on_cluster(work: Callable[..., object], calls: Sequence[tuple[Any, ...]], title: str) -> None:
+    """Calls `work` once with each of the arguments, as Ray tasks that have a GPU each where there are some.
+
+    Ray must be connected. What a call raises is raised here.
+
+    Args:
+        work: results go to files.
+        title: of the progress.
+    """
+    import ray
+
+    gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
+    remote = ray.remote(num_cpus=1, num_gpus=gpus)(work)
+    with progress(title, len(calls)) as bar:
+        waiting = [remote.remote(*call) for call in calls]
+        while waiting:
+            done, waiting = ray.wait(waiting)
+            ray.get(done)
+            bar.advance(len(done))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import pandas as pd
 import yaml
 
 from ptune.cohort.manifest import Manifest, load_manifest
-from ptune.cohort.synthetic import SyntheticConfig, render_cohort
+from ptune.cohort.synthetic import BALANCED_WEIGHTS, SyntheticConfig, render_cohort
 from ptune.config import StudyConfig
 from ptune.extract.pipeline import extract
 from ptune.extract.preview import contact_sheet
@@ -30,8 +30,6 @@ from ptune.track.publish import StudyOutcome, predict_videos, register_study, ru
 from ptune.track.registry import Registry
 
 SUBJECTS, HELD_OUT_SUBJECTS, CLIPS = 30, 24, 3
-#: A third of the clips in each class: a cohort of the paper's imbalance would need far more clips than minutes allow.
-SCORE_WEIGHTS = (1 / 3, 1 / 6, 1 / 6, 1 / 6, 1 / 6)
 FPS, SECONDS, FRAME = 12.5, (2.6, 3.4), (160, 120)
 STUDY: dict[str, Any] = {
     "study": "demo",
@@ -129,7 +127,8 @@ def _rendered(folder: Path, subjects: int, first: int, seed: int) -> Path:
         subjects=subjects,
         clips_per_subject=CLIPS,
         first_subject=first,
-        score_weights=SCORE_WEIGHTS,
+        # A cohort of the paper's imbalance would need far more clips than minutes allow.
+        score_weights=BALANCED_WEIGHTS,
         fps=FPS,
         seconds=SECONDS,
         width=FRAME[0],
@@ -194,7 +193,7 @@ def _closing(
     seconds: float,
 ) -> str:
     rows = (Row(f"champion ({facts['fusion']})", facts["champion"]), Row("majority class", facts["majority"]))
-    table = StudyTable(f"Champion on {len(frame)} clips of {test.subjects} people it has never seen", rows)
+    table = StudyTable(f"Synthetic cohort: champion on {len(frame)} clips of {test.subjects} unseen people", rows)
     low, high = test.interval
     where = "" if home == Home.open() else f" --home {home.root}"
     return f"""

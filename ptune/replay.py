@@ -51,6 +51,24 @@ class TrialFacts:
     waiting: bool = False
 
 
+@dataclass(frozen=True)
+class Baseline:
+    """A row that stands beside the trials of every study, to compare them with.
+
+    Args:
+        key: which one it is: `nuisance` or `frozen`.
+        name: what tables call it.
+        frame: out-of-fold predictions, columns video_id, subject, fold, score, label, probabilities; None where the
+            row is missing.
+        note: why it is missing, or what it does without.
+    """
+
+    key: str
+    name: str
+    frame: pd.DataFrame | None
+    note: str = ""
+
+
 @dataclass
 class StudyFacts:
     """A study as the events tell it.
@@ -59,7 +77,7 @@ class StudyFacts:
         cohort: digest and counts of the manifest, no rows.
         folds: fold of each subject.
         revision: rises when the search space or its fixed settings change; older trials keep theirs.
-        decided: later decisions (fusion, registration) in order.
+        decided: later decisions (baselines, registration) in order.
         configs: configuration of each revision.
         ended: numbers of trials that have ended, in that order.
     """
@@ -81,6 +99,11 @@ class StudyFacts:
         """Returns fully cross-validated trials, best first; ties go to the earlier one."""
         done = [trial for trial in self.trials.values() if trial.state == "finished" and trial.value is not None]
         return sorted(done, key=lambda trial: (-(trial.value or 0.0), trial.number))
+
+    @property
+    def baselines(self) -> dict[str, dict[str, Any]]:
+        """The latest event of each row that stands beside the trials, by the row's key."""
+        return {event["row"]: event for event in self.decided if event["what"] == "baseline"}
 
 
 def replay(events: list[dict[str, Any]]) -> StudyFacts | None:
@@ -175,3 +198,17 @@ def out_of_fold(ledger: Ledger, trial: TrialFacts) -> pd.DataFrame:
             frames.append(record.predictions().to_pandas().assign(fold=fold))
     table: pd.DataFrame = pd.concat(frames, ignore_index=True).sort_values("video_id", ignore_index=True)
     return table
+
+
+def study_baselines(ledger: Ledger, facts: StudyFacts) -> list[Baseline]:
+    """Returns the rows that stand beside a study's trials; none where its sweep has not got to them.
+
+    Raises:
+        LedgerError: a row's table is missing or damaged.
+    """
+    log = ledger.study(facts.config.study)
+    rows = []
+    for key, event in sorted(facts.baselines.items()):
+        table = log.table(event["table"]).to_pandas().drop(columns="attention") if event["table"] else None
+        rows.append(Baseline(key, event["name"], table, event["note"]))
+    return rows

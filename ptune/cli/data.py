@@ -71,22 +71,65 @@ def check(manifest: Path, folds: int, as_json: bool) -> int:
     return 0
 
 
-@cohort.command(epilog=example("ptune cohort synth out/ --task hand --subjects 25 --clips 4"))
+@cohort.command(
+    epilog=example(
+        "ptune cohort synth out/ --task hand --subjects 25 --clips 4",
+        "ptune cohort synth out/ --task hand --task gait --size 96x72 --seconds 2-3 --fps 12.5 --balanced",
+    )
+)
 @click.argument("folder", type=PATH)
-@click.option("--task", type=click.Choice(["hand", "gait"]), default="hand", show_default=True)
+@click.option(
+    "--task",
+    "tasks",
+    type=click.Choice(["hand", "gait"]),
+    multiple=True,
+    default=["hand"],
+    show_default="hand",
+    help="Give it twice, and the same people do both in one cohort.",
+)
 @click.option("--subjects", type=click.IntRange(1), default=25, show_default=True)
-@click.option("--clips", type=click.IntRange(1), default=4, show_default=True, help="Clips per subject.")
+@click.option("--clips", type=click.IntRange(1), default=4, show_default=True, help="Clips per subject and task.")
+@click.option("--balanced", is_flag=True, help="As many clips in each class; without it, as rare as in the paper.")
+@click.option("--size", default="340x256", show_default=True, help="Of the picture, WIDTHxHEIGHT.")
+@click.option("--seconds", default="3-5", show_default=True, help="Shortest and longest clip, MIN-MAX.")
+@click.option("--fps", default=25.0, show_default=True, help="Frames per second.")
 @click.option("--pan", is_flag=True, help="The camera pans.")
 @click.option("--shake", is_flag=True, help="The camera is held by hand.")
 @click.option("--zoom", is_flag=True, help="The camera zooms.")
 @click.option("--seed", default=0, show_default=True)
-def synth(folder: Path, task: str, subjects: int, clips: int, pan: bool, shake: bool, zoom: bool, seed: int) -> int:
+def synth(
+    folder: Path,
+    tasks: tuple[str, ...],
+    subjects: int,
+    clips: int,
+    balanced: bool,
+    size: str,
+    seconds: str,
+    fps: float,
+    pan: bool,
+    shake: bool,
+    zoom: bool,
+    seed: int,
+) -> int:
     """Render a labelled synthetic cohort into FOLDER."""
-    from ptune.cohort.synthetic import SyntheticConfig, render_cohort
+    from ptune.cohort.synthetic import BALANCED_WEIGHTS, SyntheticConfig, render_cohort
 
-    values = {"task": task, "subjects": subjects, "clips_per_subject": clips, "seed": seed}
-    config = SyntheticConfig.parse(values | {"pan": pan, "shake": shake, "zoom": zoom}, "cohort synth")
-    click.echo(render_cohort(folder, config))
+    width, _, height = size.partition("x")
+    values = {
+        "subjects": subjects,
+        "clips_per_subject": clips,
+        "score_weights": BALANCED_WEIGHTS if balanced else None,
+        "width": width,
+        "height": height,
+        "seconds": seconds.split("-"),
+        "fps": fps,
+        "pan": pan,
+        "shake": shake,
+        "zoom": zoom,
+        "seed": seed,
+    }
+    configs = [SyntheticConfig.parse(values | {"task": task}, "cohort synth") for task in dict.fromkeys(tasks)]
+    click.echo(render_cohort(folder, *configs))
     return 0
 
 

@@ -13,10 +13,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ptune.cohort.rows import read_rows
+from ptune.cohort.truth import rendered_files
 from ptune.config.base import nearest
 from ptune.config.stream import ClassGrouping
 from ptune.errors import ConfigError, ManifestError
@@ -24,7 +25,7 @@ from ptune.home import sha256_file
 from ptune.progress import progress
 
 REQUIRED = ("video", "subject", "task", "score")
-#: Accepted with values that do not matter yet.
+#: What a clinician notes; no part of a video's id or of a manifest's digest.
 NOTED = ("side", "visit")
 PART = ("start_seconds", "end_seconds")
 #: Accepted only while empty: ignoring their values would change results behind the reader's back.
@@ -45,6 +46,7 @@ class Video:
         score: the clinician's integer.
         line: where the manifest names it; row number for Parquet.
         start_seconds, end_seconds: the part of the file that is meant; None is the file's end.
+        side, visit: plain text, "" where the manifest says nothing; a visit's date is as private as the subject.
 
     Raises:
         ValueError: a field that no checked manifest can hold.
@@ -58,6 +60,8 @@ class Video:
     line: int
     start_seconds: float = 0.0
     end_seconds: float | None = None
+    side: str = ""
+    visit: str = ""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[0-9a-f]{16}", self.id):
@@ -74,11 +78,16 @@ class Video:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The checked videos of a cohort and how their scores become classes."""
+    """The checked videos of a cohort and how their scores become classes.
+
+    Args:
+        synthetic: every video was rendered by `ptune cohort synth`, as the truth beside the manifest shows.
+    """
 
     path: Path
     videos: tuple[Video, ...]
     grouping: ClassGrouping
+    synthetic: bool = False
 
     def __post_init__(self) -> None:
         if not self.videos:
@@ -135,7 +144,7 @@ class Manifest:
                 f"one of {', '.join(known)}",
                 "Correct the task, or the column `task` of the manifest.",
             )
-        return Manifest(self.path, videos, self.grouping)
+        return replace(self, videos=videos)
 
 
 @dataclass(frozen=True)
@@ -148,6 +157,8 @@ class _Row:
     path: Path
     start: float
     end: float
+    side: str
+    visit: str
 
     @property
     def is_part(self) -> bool:
@@ -162,8 +173,8 @@ def load_manifest(path: Path, grouping: ClassGrouping = ClassGrouping()) -> Mani
 
     Args:
         path: CSV (UTF-8, commas) or Parquet (`.parquet`, `.pq`) with the columns video (path, relative to the
-            manifest), subject, task, score; side, visit, and start_seconds and end_seconds (a part of a longer
-            recording) may be there.
+            manifest), subject, task, score; side, visit, start_seconds and end_seconds (a part of a longer recording)
+            may be there.
         grouping: the score scale and its classes.
 
     Raises:
@@ -179,10 +190,10 @@ def load_manifest(path: Path, grouping: ClassGrouping = ClassGrouping()) -> Mani
     checked = [_check_row(record, header, line, path.parent, grouping, unit, problems) for line, record in records]
     rows = [row for row in checked if row]
     _subjects_spelled_once(rows, unit, problems)
-    videos = _identify(rows, unit, problems)
+    videos, contents = _identify(rows, unit, problems)
     if problems:
         raise ManifestError(path.name, sorted(problems, key=_position))
-    return Manifest(path, tuple(videos), grouping)
+    return Manifest(path, tuple(videos), grouping, contents <= rendered_files(path.parent))
 
 
 def _position(problem: str) -> int:
@@ -242,7 +253,8 @@ def _check_row(
         return None
     subject = unicodedata.normalize("NFC", values["subject"])
     task = unicodedata.normalize("NFC", values["task"])
-    return _Row(line, subject, task, score, values["video"], path, start, end)
+    side, visit = (unicodedata.normalize("NFC", values.get(column, "")) for column in NOTED)
+    return _Row(line, subject, task, score, values["video"], path, start, end, side, visit)
 
 
 def _score(text: str, grouping: ClassGrouping) -> int | None:
@@ -282,8 +294,10 @@ def _subjects_spelled_once(rows: Sequence[_Row], unit: str, problems: list[str])
             problems.append(f"{unit} {row.line}: subject, found {row.subject!r}, {expected}")
 
 
-def _identify(rows: Sequence[_Row], unit: str, problems: list[str]) -> list[Video]:
-    """Gives rows their ids; rows that repeat a file or its content become problems."""
+def _identify(rows: Sequence[_Row], unit: str, problems: list[str]) -> tuple[list[Video], set[str]]:
+    """Gives rows their ids, and returns the sha256 of their files; rows that repeat a file or its content become
+    problems.
+    """
     digests: dict[Path, str] = {}
     by_content: dict[str, list[_Row]] = {}
     videos = []
@@ -307,8 +321,9 @@ def _identify(rows: Sequence[_Row], unit: str, problems: list[str]) -> list[Vide
             if row.is_part:
                 digest = hashlib.sha256(f"{digest} {row.start!r} {row.end!r}".encode()).hexdigest()
             end = row.end if row.end < math.inf else None
-            videos.append(Video(digest[:16], row.path, row.subject, row.task, row.score, row.line, row.start, end))
-    return videos
+            person = row.subject, row.task, row.score, row.line
+            videos.append(Video(digest[:16], row.path, *person, row.start, end, row.side, row.visit))
+    return videos, set(digests.values())
 
 
 def _repetition(row: _Row, known: _Row, unit: str) -> str:

@@ -176,6 +176,10 @@ class FeatureStore:
         """
         return self.video(video_id).read(modality, start, count)
 
+    def beside(self, video_id: str, name: str) -> Path:
+        """Returns where a file of this name lies that is made from a record, and goes when the record goes."""
+        return self._folder(video_id) / name
+
     def remove(self, video_id: str) -> None:
         """Deletes a record, complete or not; metadata first, so that no reader takes the rest for a record."""
         folder = self._folder(video_id)

@@ -7,6 +7,7 @@ fits/ab/abcd.../checkpoint.*          an unfinished fit: its state, and what it 
 fits/ab/abcd.../claim/00000001.json   who trains it
 studies/NAME/events.jsonl             events in a folder
 studies/NAME/events/00000001-000001   events in an object store
+studies/NAME/tables/0123....arrow     tables that its events name, by their checksums
 studies/NAME/lease/00000001.json      who runs it
 studies/NAME/requests/TIME-ID.json    what people ask of whoever runs it
 """
@@ -37,6 +38,11 @@ def fit_folder(signature: str) -> str:
 def study_folder(study: str) -> str:
     """Returns where a study lies."""
     return f"studies/{study}"
+
+
+def table_name(study: str, sha256: str) -> str:
+    """Returns where a table of a study lies."""
+    return f"{study_folder(study)}/tables/{sha256}.arrow"
 
 
 def file_name(schema_version: int, role: str, sha256: str) -> str:

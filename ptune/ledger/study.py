@@ -1,4 +1,4 @@
-"""The events of one study, each with its own checksum, in the order in which they were decided."""
+"""The events of one study, each with its own checksum, in the order in which they were decided; and tables."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ptune.errors import LedgerError, StudyBusy
-from ptune.ledger.layout import before_reading, before_writing, study_folder
+from ptune.ledger.fits import arrow_bytes
+from ptune.ledger.layout import before_reading, before_writing, study_folder, table_name
 from ptune.ledger.lease import STALE_SECONDS, Holder, Lease, acquire, holder_of
 from ptune.ledger.store import Lines, Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 #: How long an event waits that is added while another process adds one.
 PATIENCE_SECONDS = 2.0
@@ -101,6 +105,32 @@ class StudyLog:
             writer.lease.require()
             writer.lines.append(line, writer.lease.number)
         return True
+
+    def keep(self, table: pa.Table) -> str:
+        """Stores a table durably beside the events and returns its sha256, by which an event is to name it."""
+        before_writing(self.store)
+        content = arrow_bytes(table)
+        digest = hashlib.sha256(content).hexdigest()
+        self.store.put(table_name(self.name, digest), content)
+        return digest
+
+    def table(self, sha256: str) -> pa.Table:
+        """Returns a table that `keep` stored.
+
+        Raises:
+            LedgerError: it is missing, or differs from its checksum.
+        """
+        import pyarrow as pa
+
+        content = self.store.read(table_name(self.name, sha256))
+        if content is None or hashlib.sha256(content).hexdigest() != sha256:
+            raise LedgerError(
+                f"study {self.name}, table {sha256[:16]}",
+                "is missing or differs from its checksum",
+                "the bytes that were written",
+                "Run its sweep again: it computes the table anew.",
+            )
+        return pa.ipc.open_file(pa.py_buffer(content)).read_all()
 
     def exists(self) -> bool:
         """Returns whether the study has any event."""

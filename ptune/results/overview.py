@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ptune import page
-from ptune.replay import StudyFacts, TrialFacts
+from ptune.replay import Baseline, StudyFacts, TrialFacts
 from ptune.results import plots
 from ptune.results.fusion import Fusion
 from ptune.results.tables import caption, study_table, trial_name
@@ -36,12 +36,14 @@ def overview_page(
     frames: Mapping[int, pd.DataFrame],
     fusion: Fusion | None,
     importance: Mapping[str, float] | None,
+    baselines: Sequence[Baseline] = (),
 ) -> str:
     """Returns the page.
 
     Args:
         frames: out-of-fold tables by trial number.
         importance: share of the objective's variance by setting; None where it cannot be estimated.
+        baselines: rows to compare them with.
     """
     metric = facts.config.objective.metric
     ranked = [*facts.finished(), *(trial for trial in facts.trials.values() if trial.state != "finished")]
@@ -53,7 +55,7 @@ def overview_page(
         ("Time", _outcomes(facts)),
     ]
     if frames:
-        table = study_table(facts, frames, fusion)
+        table = study_table(facts, frames, fusion, baselines)
         cells = [row.cells() for row in table.rows]
         sections.append(("Finished trials and fusions", page.table(table.headings, cells)))
     return page.page(f"Study {facts.config.study}: overview", caption(facts, frames), sections)

@@ -5,7 +5,7 @@ It shows counts, metrics and settings; no subject, path, file name or pixel. Kno
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,9 @@ from ptune import page
 from ptune.home import write_bytes
 from ptune.ledger import Ledger
 from ptune.metrics import PER_CLASS, majority_class, majority_row
-from ptune.replay import StudyFacts
+from ptune.replay import Baseline, StudyFacts, study_baselines
 from ptune.results import plots
+from ptune.results.beside import beside, remarks
 from ptune.results.fusion import Fusion, study_frames, study_fusion
 from ptune.results.privacy import public_reason
 from ptune.results.selection import study_corrected
@@ -64,8 +65,8 @@ def write_report(
             nothing in them may name a subject or a file.
     """
     frames = study_frames(facts, ledger)
-    chosen = fusion or study_fusion(facts, frames)
-    sections = [("", _summary(facts, frames, chosen)), ("Results", _results(facts, frames, chosen))]
+    chosen, rows = fusion or study_fusion(facts, frames), study_baselines(ledger, facts)
+    sections = [("", _summary(facts, frames, chosen, rows)), ("Results", _results(facts, frames, chosen, rows))]
     if chosen is not None:
         sections.append(("Errors", _errors(facts, chosen)))
     sections += [("Search", _search(facts)), ("Learning curves", _curves(facts))]
@@ -138,14 +139,24 @@ def methods(facts: StudyFacts) -> str:
     )
 
 
-def _summary(facts: StudyFacts, frames: Mapping[int, pd.DataFrame], fusion: Fusion | None) -> str:
+def _summary(
+    facts: StudyFacts, frames: Mapping[int, pd.DataFrame], fusion: Fusion | None, rows: Sequence[Baseline]
+) -> str:
     text = page.paragraph(summary(facts, frames, fusion), "summary")
-    return text + page.bullets(warnings_of(facts, frames, fusion), "warnings")
+    warnings = warnings_of(facts, frames, fusion)
+    if fusion is not None:
+        compared = beside(fusion.frame, rows, fusion.metric, facts.config.grouping.names)
+        text += "".join(page.paragraph(item.text()) for item in compared)
+        warnings += remarks(rows, compared)
+    return text + page.bullets(warnings, "warnings")
 
 
-def _results(facts: StudyFacts, frames: Mapping[int, pd.DataFrame], fusion: Fusion | None) -> str:
-    table = study_table(facts, frames, fusion)
-    kinds = ["base" if row.name.startswith("always ") else "" for row in table.rows]
+def _results(
+    facts: StudyFacts, frames: Mapping[int, pd.DataFrame], fusion: Fusion | None, baselines: Sequence[Baseline]
+) -> str:
+    table = study_table(facts, frames, fusion, baselines)
+    beside_trials = {item.name for item in baselines}
+    kinds = ["base" if row.name.startswith("always ") or row.name in beside_trials else "" for row in table.rows]
     rows = [row.cells() for row in table.rows]
     return page.table(table.headings, rows, (), kinds) + page.paragraph(f"{table.caption} {UNITS}", "caption")
 

@@ -9,7 +9,8 @@ from typing import Any
 from ptune.errors import BadInput
 from ptune.home import Home
 from ptune.ledger import Ledger
-from ptune.replay import StudyFacts
+from ptune.replay import StudyFacts, study_baselines
+from ptune.results.beside import Beside, beside, remarks
 from ptune.results.fusion import Fusion, study_frames, study_fusion
 from ptune.results.report import write_report
 from ptune.results.selection import Corrected, study_corrected
@@ -27,6 +28,7 @@ class Summary:
     fusion: Fusion
     corrected: Corrected
     test: AgainstMajority
+    beside: tuple[Beside, ...]
     warnings: list[str]
 
     def facts(self) -> dict[str, Any]:
@@ -37,6 +39,7 @@ class Summary:
             "tried": [{"members": item.members, "metrics": item.metrics} for item in self.fusion.tried],
             "corrected": vars(self.corrected),
             "against_majority": vars(self.test),
+            "beside": [item.facts() for item in self.beside],
             "warnings": self.warnings,
         }
 
@@ -51,7 +54,8 @@ class Summary:
             f"per subject: {self.test.difference:+.3f} (95 % interval {low:+.3f} to {high:+.3f}), "
             f"p = {self.test.p_value:.4f} (sign-flip test over {self.test.subjects} subjects)."
         )
-        return "\n".join([self.table.text(), best, *(f"warning: {text}" for text in self.warnings)])
+        compared = [item.text() for item in self.beside]
+        return "\n".join([self.table.text(), best, *compared, *(f"warning: {text}" for text in self.warnings)])
 
 
 def summarise(home: Home, name: str) -> Summary:
@@ -60,14 +64,17 @@ def summarise(home: Home, name: str) -> Summary:
     Raises:
         BadInput: no such study, or no trial of it has finished.
     """
-    facts = require_study(home, name)
-    frames = study_frames(facts, Ledger(home.ledger))
+    facts, ledger = require_study(home, name), Ledger(home.ledger)
+    frames = study_frames(facts, ledger)
     fusion = study_fusion(facts, frames)
     if fusion is None:
         raise BadInput(f"study {name!r}", "has no finished trial", "at least one", "Run its sweep on.")
-    test = beats_majority(fusion.frame, len(facts.config.grouping.names))
-    table = study_table(facts, frames, fusion)
-    return Summary(facts, table, fusion, study_corrected(facts, frames), test, warnings_of(facts, frames, fusion))
+    names, rows = facts.config.grouping.names, study_baselines(ledger, facts)
+    test = beats_majority(fusion.frame, len(names))
+    compared = beside(fusion.frame, rows, fusion.metric, names)
+    table = study_table(facts, frames, fusion, rows)
+    warnings = warnings_of(facts, frames, fusion) + remarks(rows, compared)
+    return Summary(facts, table, fusion, study_corrected(facts, frames), test, compared, warnings)
 
 
 def report_study(home: Home, name: str) -> Path:

@@ -5,7 +5,7 @@ The row of always answering the majority class is part of every table. Knows not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ptune.config import signature_of
 from ptune.metrics import labels_from_counts, majority_class, majority_row, score_frame
-from ptune.replay import StudyFacts, TrialFacts
+from ptune.replay import Baseline, StudyFacts, TrialFacts
 from ptune.results.fusion import Fusion
 from ptune.results.stats import ESTIMABLE_SUBJECTS, class_subjects
 
@@ -90,17 +90,24 @@ class StudyTable:
         return f"{self.caption}\n\n{body}\n\n{UNITS}\n"
 
 
-def study_table(facts: StudyFacts, frames: Mapping[int, pd.DataFrame], fusion: Fusion | None = None) -> StudyTable:
-    """Builds the table of a study: finished trials best first, fusions of several streams, the majority class.
+def study_table(
+    facts: StudyFacts,
+    frames: Mapping[int, pd.DataFrame],
+    fusion: Fusion | None = None,
+    baselines: Sequence[Baseline] = (),
+) -> StudyTable:
+    """Builds the table of a study: finished trials best first, fusions of several streams, rows to compare them with.
 
     Args:
         frames: out-of-fold tables by trial number, as `ptune.results.fusion.study_frames` returns them.
         fusion: its combinations of two or more streams become rows.
+        baselines: as `ptune.replay.study_baselines` returns them; the majority class follows by itself.
     """
     names = facts.config.grouping.names
     rows = [Row(trial_name(facts.trials[number]), score_frame(frame, names)) for number, frame in frames.items()]
     if fusion is not None:
         rows += [Row(item.name, item.metrics) for item in fusion.tried if len(item.members) > 1]
+    rows += [Row(item.name, score_frame(item.frame, names)) for item in baselines if item.frame is not None]
     labels = study_labels(facts, frames)
     if len(labels):
         common = names[majority_class(labels, len(names))]
@@ -127,10 +134,15 @@ def caption(facts: StudyFacts, frames: Mapping[int, pd.DataFrame]) -> str:
     subjects = frame["subject"].nunique() if frame is not None else facts.cohort["subjects"]
     config = facts.config
     return (
-        f"Study {config.study}, task {config.task}: {videos} videos of {subjects} subjects, "
+        f"{origin(facts)}Study {config.study}, task {config.task}: {videos} videos of {subjects} subjects, "
         f"{config.folds.count} subject-disjoint folds (seed {config.folds.seed}), pooled out-of-fold predictions, "
         f"{protocol_name(facts)}, signature {study_signature(facts)[:12]}."
     )
+
+
+def origin(facts: StudyFacts) -> str:
+    """Returns a sentence that says so where the cohort is synthetic, with a blank behind it; "" elsewhere."""
+    return "Synthetic cohort: rendered videos, no patients. " if facts.cohort.get("synthetic") else ""
 
 
 def protocol_name(facts: StudyFacts) -> str:

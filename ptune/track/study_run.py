@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 from ptune.config import signature_of
 from ptune.home import Home
-from ptune.replay import StudyFacts, TrialFacts
+from ptune.ledger import Ledger
+from ptune.replay import StudyFacts, TrialFacts, study_baselines
 from ptune.results.fusion import study_fusion
 from ptune.results.overview import FILE_NAME as OVERVIEW
 from ptune.results.overview import overview_page
-from ptune.results.tables import study_signature, study_table
+from ptune.results.tables import origin, study_signature, study_table
 from ptune.track.optuna_study import importances
 from ptune.track.store import STUDY_RUN, KnownRun, RunStore
 
@@ -74,9 +75,10 @@ class StudyRun:
         if fusion is not None:
             tags["ptune.fusion"] = ", ".join(f"{name} trial {number}" for name, number in fusion.members.items())
             store.log_metrics(run, [(name, value, len(frames)) for name, value in fusion.metrics.items()])
+        rows = study_baselines(Ledger(self.home.ledger), facts)
         return {
-            "overview.md": study_table(facts, frames, fusion).markdown().encode(),
-            OVERVIEW: overview_page(facts, frames, fusion, importances(facts)).encode(),
+            "overview.md": study_table(facts, frames, fusion, rows).markdown().encode(),
+            OVERVIEW: overview_page(facts, frames, fusion, importances(facts), rows).encode(),
         }
 
     def _reports(self, run: KnownRun, tags: dict[str, str]) -> dict[str, bytes]:
@@ -94,7 +96,8 @@ def description(facts: StudyFacts) -> str:
     config, cohort = facts.config, facts.cohort
     names = ", ".join(f"`{name}`" for name in config.varied)
     return (
-        f"Study **{config.study}**: task {config.task}, {cohort['videos']} videos of {cohort['subjects']} subjects, "
+        f"{origin(facts)}Study **{config.study}**: task {config.task}, "
+        f"{cohort['videos']} videos of {cohort['subjects']} subjects, "
         f"{config.folds.count} subject-disjoint folds; objective {config.objective.metric}, pooled out of fold.\n\n"
         f"{'Compared' if config.points else 'Searched'}: {names}.\n\n"
         f"One child run per trial: its settings are parameters, its folds are metrics `fold0.*` to "

@@ -124,6 +124,7 @@ def plan_of(
         "videos": len(videos),
         "subjects": len(folds),
         "class_counts": manifest.class_counts(),
+        "synthetic": manifest.synthetic,
     }
     warnings = fold_warnings(manifest.labels(), folds, config.grouping.names)
     return Plan(config, home, videos, folds, cohort, initial_weights, tuple(warnings))

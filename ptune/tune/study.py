@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ptune.cluster import ray_session
+from ptune.cluster import ray_session, run_on_cluster
 from ptune.config import ExtractConfig, FitSpec, StudyConfig
 from ptune.errors import BadInput, LedgerError
 from ptune.extract.report import ExtractReport
 from ptune.extract.store import open_store
 from ptune.home import Home
 from ptune.ledger import FitRecord, Ledger
-from ptune.progress import progress
 from ptune.replay import StudyFacts, read_study, replay
 from ptune.steer import AddTrial, Requests
 from ptune.train.device import Acceleration
 from ptune.train.fit import run_fit
+from ptune.tune.baselines import reviewer_rows
 from ptune.tune.changes import refuse_changes, same_search
 from ptune.tune.conductor import Conductor, Tally
 from ptune.tune.evidence import Evidence, evidence_of
@@ -79,17 +79,20 @@ def sweep(
         plan, extraction = make_plan(config, manifest, initial_weights, home, past or like, workers)
         facts = open_study(ledger, plan, past)
         epochs = max(config.stream(point).epochs for point in config.points or [_any_point(config)])
-        conductor = Conductor(
-            facts,
-            log,
-            plan.order,
-            epochs,
-            lambda fit: _evidence(ledger, config, fit),
-            others,
-            ending.enter_context(watching) if watching and left else lambda: None,
-            requests=requests,
-        )
-        complete = not left or run_trials(conductor, plan)
+        with watching if watching and left else nullcontext(lambda: None) as changed:
+            conductor = Conductor(
+                facts,
+                log,
+                plan.order,
+                epochs,
+                lambda fit: _evidence(ledger, config, fit),
+                others,
+                changed,
+                requests=requests,
+            )
+            complete = not left or run_trials(conductor, plan)
+        if complete and facts.finished():
+            reviewer_rows(facts, plan, manifest, workers)
     return SweepReport(facts, plan, extraction, conductor.tally, not complete, conductor.problem)
 
 
@@ -134,16 +137,8 @@ def run_fits(
     ledger = Ledger(home.ledger)
     missing = [spec for spec in specs if ledger.find_fit(spec.signature()) is None]
     if missing:
-        with ray_session(home, workers), progress("refit", len(missing)) as bar:
-            import ray
-
-            gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
-            remote = ray.remote(num_cpus=1, num_gpus=gpus)(_fit)
-            waiting = [remote.remote(spec, extraction, home) for spec in missing]
-            while waiting:
-                done, waiting = ray.wait(waiting)
-                ray.get(done)
-                bar.advance(len(done))
+        with ray_session(home, workers):
+            run_on_cluster(_fit, [(spec, extraction, home) for spec in missing], "refit")
     found = [ledger.find_fit(spec.signature()) for spec in specs]
     return [record for record in found if record is not None]
 

@@ -137,8 +137,14 @@ def _check_study(ledger: Ledger, name: str, fits: dict[str, dict[str, Entry]], h
         health.notes.append(Finding(where, f"is being run by {holder}"))
     if facts is None:
         return
+    for event in facts.baselines.values():
+        try:
+            if event["table"]:
+                log.table(event["table"])
+        except LedgerError as error:
+            health.problems.append(Finding(error.where, error.found, error.remedy))
     named = {f"trial {trial.number}": list(trial.fits.values()) for trial in facts.finished()}
-    named |= {f"version {event.get('version')}": event.get("fits", []) for event in facts.decided}
+    named |= {f"version {event.get('version')}": event.get("fits", []) for event in facts.decided if "version" in event}
     for owner, signatures in named.items():
         lost = [signature for signature in signatures if COMPLETE not in fits.get(signature, {})]
         if lost:

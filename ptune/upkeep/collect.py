@@ -78,7 +78,7 @@ class _Uses:
     """What the studies of a ledger refer to.
 
     Args:
-        named: all that could be a signature in any event.
+        named: all that could be a signature or a checksum in any event.
         running, finished: streams of trials in these states.
         registered: streams of studies with a registered model whose fits no event names.
     """
@@ -122,7 +122,7 @@ def remove_garbage(ledger: Ledger) -> Garbage:
 
 def _find(ledger: Ledger, inventory: Inventory, busy: list[str]) -> Garbage:
     garbage = Garbage(busy=busy)
-    if not (inventory.fits or inventory.leftovers):
+    if not (inventory.fits or inventory.leftovers or inventory.tables):
         return garbage
     now = ledger.store.now()
     uses = _uses(ledger, inventory.studies)
@@ -137,6 +137,8 @@ def _find(ledger: Ledger, inventory: Inventory, busy: list[str]) -> Garbage:
 
     for entry in inventory.leftovers:
         add(entry.name, "left by a writer that was killed", [entry])
+    for entry in _unnamed_tables(inventory, uses, busy):
+        add(entry.name, "no event of its study names it", [entry])
     for signature, files in inventory.fits.items():
         what = f"fit {signature}"
         if is_claimed(files) and holder_of(ledger.store, f"{fit_folder(signature)}/claim"):
@@ -166,7 +168,7 @@ def _uses(ledger: Ledger, studies: Iterable[str]) -> _Uses:
     uses = _Uses()
     for name in studies:
         events = ledger.study(name).events()
-        uses.named |= set(re.findall(r'"([0-9a-f]{32})"', json.dumps(events)))
+        uses.named |= set(re.findall(r'"([0-9a-f]{32}|[0-9a-f]{64})"', json.dumps(events)))
         facts = replay(events)
         if facts is not None:
             uses.running |= _streams(facts, "running")
@@ -174,6 +176,11 @@ def _uses(ledger: Ledger, studies: Iterable[str]) -> _Uses:
             if any(event["what"] == "registered" and "fits" not in event for event in facts.decided):
                 uses.registered |= _streams(facts, "finished")
     return uses
+
+
+def _unnamed_tables(inventory: Inventory, uses: _Uses, busy: list[str]) -> list[Entry]:
+    free = [tables for study, tables in inventory.tables.items() if study not in busy]
+    return [entry for tables in free for digest, entry in tables.items() if digest not in uses.named]
 
 
 def _streams(facts: StudyFacts, state: str) -> set[str]:

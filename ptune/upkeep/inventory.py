@@ -16,6 +16,7 @@ FIT = re.compile(
     rf"fits/[0-9a-f]{{2}}/([0-9a-f]{{32}})/"
     rf"({COMPLETE}|{CHECKPOINT}|{CHECKPOINT_SPEC}|claim/\d{{8}}\.json|([0-9a-f]{{16}}-)?({_ROLE}))"
 )
+TABLE = re.compile(r"studies/([^/]+)/tables/([0-9a-f]{64})\.arrow")
 STUDY = re.compile(
     r"studies/([^/]+)/(events\.jsonl|events/\d{8}-(\d{6}|\d{8}\.pack)|lease/\d{8}\.json|requests/\d{20}-[0-9a-f]{8}\.json)"
 )
@@ -28,12 +29,14 @@ class Inventory:
     Args:
         fits: files of each fit, by signature and name below its folder.
         studies: names of studies.
+        tables: tables of each study, by the study's name and their sha256.
         leftovers: of writers that were killed.
         unknown: what ptune did not write.
     """
 
     fits: dict[str, dict[str, Entry]] = field(default_factory=dict)
     studies: set[str] = field(default_factory=set)
+    tables: dict[str, dict[str, Entry]] = field(default_factory=dict)
     leftovers: list[Entry] = field(default_factory=list)
     unknown: list[Entry] = field(default_factory=list)
 
@@ -46,6 +49,8 @@ def take_inventory(ledger: Ledger) -> Inventory:
             found.leftovers.append(entry)
         elif match := FIT.fullmatch(entry.name):
             found.fits.setdefault(match[1], {})[match[2]] = entry
+        elif match := TABLE.fullmatch(entry.name):
+            found.tables.setdefault(match[1], {})[match[2]] = entry
         elif match := STUDY.fullmatch(entry.name):
             found.studies.add(match[1])
         elif entry.name != SCHEMA:

@@ -47,6 +47,17 @@ def test_the_digest_follows_content_not_names_or_order(folder):
     assert load_manifest(written(folder, "1.mp4,S02,hand,3", "renamed.mp4,S01,hand,0")).digest != digest
 
 
+def test_side_and_visit_are_carried_and_identify_nothing(folder):
+    plain = load_manifest(written(folder, "0.mp4,S01,hand,0", "1.mp4,S02,hand,2"))
+    header = f"{HEADER},visit,side"
+    noted = load_manifest(written(folder, "0.mp4,S01,hand,0,2024-05-01,left", "1.mp4,S02,hand,2,,", header=header))
+    assert [(video.side, video.visit) for video in noted.videos] == [("left", "2024-05-01"), ("", "")]
+    assert [(video.side, video.visit) for video in plain.videos] == [("", ""), ("", "")]
+    assert noted.digest == plain.digest
+    assert [video.id for video in noted.videos] == [video.id for video in plain.videos]
+    assert not noted.synthetic
+
+
 def test_spreadsheets_leave_traces_that_do_not_matter(folder):
     path = folder / "cohort.csv"
     path.write_bytes("\ufeffscore,side,task,subject,video\r\n1,left,hand, S01 ,0.mp4\r\n,,,,\r\n\r\n".encode())

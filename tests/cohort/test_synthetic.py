@@ -2,12 +2,14 @@
 
 import csv
 import json
+import shutil
 from itertools import combinations
 
 import av
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from pydantic import ValidationError
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
@@ -15,8 +17,10 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from ptune.cli import cli
 from ptune.cohort.manifest import load_manifest
 from ptune.cohort.synthetic import (
+    BALANCED_WEIGHTS,
     GAIT,
     HAND,
     SyntheticConfig,
@@ -28,10 +32,10 @@ from ptune.cohort.synthetic import (
     render_cohort,
 )
 from ptune.cohort.synthetic.render import encode
+from ptune.errors import ConfigError
 
 TASKS = ("hand", "gait")
 SMALL = {"subjects": 2, "clips_per_subject": 2, "fps": 12.5, "seconds": (1.0, 1.6), "width": 96, "height": 72}
-BALANCED = (1 / 3, 1 / 6, 1 / 6, 1 / 6, 1 / 6)
 CLASS_OF = np.array([0, 1, 1, 2, 2])
 
 
@@ -55,7 +59,7 @@ def rendered(request, tmp_path_factory):
     config = SyntheticConfig(
         task=request.param,
         **SMALL | {"subjects": 100, "clips_per_subject": 1, "seconds": (2.5, 3.5)},
-        score_weights=BALANCED,
+        score_weights=BALANCED_WEIGHTS,
         rater_noise=0.0,
         seed=5,
     )
@@ -93,10 +97,12 @@ def test_a_manifest_names_neither_person_nor_score_in_its_files(cohort):
     with open(manifest, newline="") as handle:
         rows = list(csv.DictReader(handle))
     assert manifest == folder / "cohort.csv"
-    assert list(rows[0]) == ["video", "subject", "task", "score"]
+    assert list(rows[0]) == ["video", "subject", "task", "score", "side", "visit"]
     assert [row["video"] for row in rows] == [f"clip_{place:04d}.mp4" for place in range(1, 5)]
     assert {row["subject"] for row in rows} == {"S001", "S002"}
     assert {row["task"] for row in rows} == {config.task}
+    assert {row["side"] for row in rows} == ({"left", "right"} if config.task == "hand" else {""})
+    assert {row["visit"] for row in rows} == {"1"}
     assert len(load_manifest(manifest).videos) == 4
 
 
@@ -118,6 +124,50 @@ def test_the_same_settings_give_the_same_bytes(cohort, tmp_path):
     names = sorted(path.name for path in folder.iterdir())
     assert names == sorted(path.name for path in tmp_path.iterdir())
     assert all((folder / name).read_bytes() == (tmp_path / name).read_bytes() for name in names)
+
+
+def test_one_cohort_shows_the_same_people_at_both_tasks(tmp_path):
+    options = "--task hand --task gait --subjects 6 --clips 1 --size 96x72 --seconds 1-1.6 --fps 12.5 --balanced"
+    run = CliRunner(catch_exceptions=False).invoke(cli, ["cohort", "synth", str(tmp_path), *options.split()])
+    assert run.output.strip().endswith("cohort.csv")
+    manifest = load_manifest(tmp_path / "cohort.csv")
+    hand, gait = manifest.for_task("hand"), manifest.for_task("gait")
+    assert hand.subjects() == gait.subjects() == [f"S00{number}" for number in range(1, 7)]
+    assert {video.path.parent for video in gait.videos} == {tmp_path / "gait"}
+    truth = json.loads((tmp_path / "ground_truth.json").read_text())["clips"]
+    for task in TASKS:
+        severities = [clip["severity"] for clip in truth if clip["task"] == task]
+        assert sorted(CLASS_OF[severities]) == [0, 0, 1, 1, 2, 2]
+    looks = {(clip["subject"]["name"], json.dumps(clip["subject"])) for clip in truth}
+    assert len(looks) == 6, "whoever opens a hand also walks"
+    frames, fps, _ = decoded(manifest.videos[0].path)
+    assert frames.shape[1:3] == (72, 96)
+    assert fps == 12.5
+    assert 1 <= len(frames) / fps <= 1.6
+
+
+@pytest.mark.parametrize("wrong", [("--size", "96"), ("--seconds", "3"), ("--seconds", "5-3"), ("--fps", "0")])
+def test_options_that_cannot_be_drawn_are_refused_and_nothing_is_written(tmp_path, wrong):
+    with pytest.raises(ConfigError, match="cohort synth"):
+        CliRunner(catch_exceptions=False).invoke(
+            cli, ["cohort", "synth", str(tmp_path / "out"), *wrong], standalone_mode=False
+        )
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_manifest_knows_rendered_clips_by_their_content(cohort, tmp_path):
+    _, folder, _ = cohort
+    for path in folder.iterdir():
+        shutil.copy(path, tmp_path)
+    manifest = load_manifest(tmp_path / "cohort.csv")
+    assert manifest.synthetic
+    assert manifest.for_task(manifest.tasks()[0]).synthetic
+    (tmp_path / "clip_0001.mp4").write_bytes(b"a patient")
+    assert not load_manifest(tmp_path / "cohort.csv").synthetic, "a file under a clip's name is no clip"
+    shutil.copy(folder / "clip_0001.mp4", tmp_path / "clip_0001.mp4")
+    assert load_manifest(tmp_path / "cohort.csv").synthetic
+    (tmp_path / "ground_truth.json").unlink()
+    assert not load_manifest(tmp_path / "cohort.csv").synthetic
 
 
 def test_another_seed_or_other_people_give_other_frames(cohort):
@@ -145,7 +195,7 @@ def test_held_out_people_have_other_pseudonyms():
 
 
 def test_severities_meet_the_configured_frequencies():
-    clips = plan_cohort(SyntheticConfig(subjects=24, clips_per_subject=3, score_weights=BALANCED))
+    clips = plan_cohort(SyntheticConfig(subjects=24, clips_per_subject=3, score_weights=BALANCED_WEIGHTS))
     assert np.bincount([clip.severity for clip in clips]).tolist() == [24, 12, 12, 12, 12]
     clips = plan_cohort(SyntheticConfig(subjects=25, clips_per_subject=28))
     assert np.bincount(CLASS_OF[[clip.severity for clip in clips]]).tolist() == pytest.approx([179, 497, 24], abs=2)
@@ -267,7 +317,7 @@ def test_nothing_but_movement_tells_the_class(rendered):
 
 
 def test_order_and_length_of_files_follow_no_severity():
-    plans = plan_cohort(SyntheticConfig(subjects=300, clips_per_subject=2, score_weights=BALANCED))
+    plans = plan_cohort(SyntheticConfig(subjects=300, clips_per_subject=2, score_weights=BALANCED_WEIGHTS))
     severities = [plan.severity for plan in plans]
     assert abs(np.corrcoef(severities, np.arange(len(plans)))[0, 1]) < 0.1
     assert abs(np.corrcoef(severities, [plan.frames for plan in plans])[0, 1]) < 0.1
@@ -283,7 +333,9 @@ def test_movement_in_pixels_tells_normal_from_severe(rendered):
 
 @pytest.mark.parametrize("task", TASKS)
 def test_true_movement_tells_all_classes(task):
-    config = SyntheticConfig(task=task, subjects=60, clips_per_subject=2, score_weights=BALANCED, rater_noise=0.0)
+    config = SyntheticConfig(
+        task=task, subjects=60, clips_per_subject=2, score_weights=BALANCED_WEIGHTS, rater_noise=0.0
+    )
     plans = plan_cohort(config)
     if task == "hand":
         x = [[p.motion.rate_hz, p.motion.amplitude_end, len(p.motion.pauses) / p.seconds] for p in plans]

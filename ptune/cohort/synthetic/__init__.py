@@ -4,7 +4,7 @@ One direction: `config` -> `plan` (who, which score) -> `kinematics` (how they m
 limb is) -> `scene` (room, light, camera) -> `render` (frames, files, manifest, ground truth).
 """
 
-from ptune.cohort.synthetic.config import SyntheticConfig
+from ptune.cohort.synthetic.config import BALANCED_WEIGHTS, SyntheticConfig
 from ptune.cohort.synthetic.kinematics import (
     GAIT,
     HAND,
@@ -20,6 +20,7 @@ from ptune.cohort.synthetic.plan import ClipPlan, Subject, plan_cohort, rated
 from ptune.cohort.synthetic.render import ClipFrames, render_clip, render_cohort
 
 __all__ = [
+    "BALANCED_WEIGHTS",
     "GAIT",
     "HAND",
     "ClipFrames",

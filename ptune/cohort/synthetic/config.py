@@ -13,6 +13,8 @@ Weights = tuple[float, float, float, float, float]
 
 #: Videos per class in table 1, a class shared equally among its scores 0 / 1, 2 / 3, 4.
 PAPER_WEIGHTS: dict[str, Weights] = {"hand": (180, 250, 250, 12, 12), "gait": (171, 90, 90, 1.5, 1.5)}
+#: As many videos in each class of the default grouping.
+BALANCED_WEIGHTS: Weights = (1 / 3, 1 / 6, 1 / 6, 1 / 6, 1 / 6)
 
 
 class SyntheticConfig(Strict):

@@ -24,11 +24,12 @@ from ptune.cohort.synthetic.kinematics import Floats, HandMotion, gait_signals, 
 from ptune.cohort.synthetic.limbs import FIXED_POINT, Image, Limbs, draw_limbs, outlines
 from ptune.cohort.synthetic.plan import ClipPlan, plan_cohort
 from ptune.cohort.synthetic.scene import CameraPath, Room, camera_path, lamp, light_direction
-from ptune.home import write_atomic, write_json
+from ptune.cohort.truth import TRUTH
+from ptune.home import sha256_file, write_atomic, write_json
 from ptune.progress import progress
 
-MANIFEST, TRUTH = "cohort.csv", "ground_truth.json"
-COLUMNS = ("video", "subject", "task", "score")
+MANIFEST = "cohort.csv"
+COLUMNS = ("video", "subject", "task", "score", "side", "visit")
 OVERSAMPLING = 2
 #: Palm length and person's height as fractions of the frame's height.
 PALM, PERSON = 0.335, 0.80
@@ -59,25 +60,28 @@ class ClipFrames:
     boxes_px: Floats
 
 
-def render_cohort(folder: Path, config: SyntheticConfig) -> Path:
+def render_cohort(folder: Path, *configs: SyntheticConfig) -> Path:
     """Writes videos, `ground_truth.json` and, last, `cohort.csv`; returns the path of the manifest.
 
     Args:
         folder: made if missing; files of an earlier cohort there are replaced.
-        config: what to draw.
+        configs: what to draw; with several, one for each task, every task has a folder of its own and all one manifest.
+            With one seed it is the same people who do every task.
     """
     manifest = folder / MANIFEST
     manifest.unlink(missing_ok=True)
-    clips = plan_cohort(config)
+    clips = [(plan, config) for config in configs for plan in plan_cohort(config)]
     truth = []
     with progress("render", len(clips)) as bar:
-        for plan in clips:
+        for plan, config in clips:
             clip = render_clip(plan, config)
-            write_atomic(folder / plan.file, lambda path, frames=clip.frames: encode(path, frames, config.fps))  # type: ignore[misc]
-            truth.append(_truth(plan, clip, config))
+            name = f"{config.task}/{plan.file}" if len(configs) > 1 else plan.file
+            write_atomic(folder / name, lambda path, frames=clip.frames, fps=config.fps: encode(path, frames, fps))  # type: ignore[misc]
+            truth.append({"video": name, "sha256": sha256_file(folder / name)} | _truth(plan, clip, config))
             bar.advance()
-    write_json(folder / TRUTH, {"config": config.model_dump(mode="json"), "clips": truth})
-    write_atomic(manifest, lambda path: _write_manifest(path, clips, config))
+    settings = [config.model_dump(mode="json") for config in configs]
+    write_json(folder / TRUTH, {"configs": settings, "clips": truth})
+    write_atomic(manifest, lambda path: _write_manifest(path, truth))
     return manifest
 
 
@@ -162,7 +166,6 @@ def _truth(plan: ClipPlan, clip: ClipFrames, config: SyntheticConfig) -> dict[st
     signal = "opening_fraction" if config.task == "hand" else "position_m"
     camera = {"x_px": clip.camera.x_px, "y_px": clip.camera.y_px, "zoom": clip.camera.zoom}
     return {
-        "video": plan.file,
         "subject": asdict(plan.subject),
         "side": plan.side,
         "visit": plan.visit,
@@ -179,8 +182,13 @@ def _truth(plan: ClipPlan, clip: ClipFrames, config: SyntheticConfig) -> dict[st
     }
 
 
-def _write_manifest(path: Path, clips: tuple[ClipPlan, ...], config: SyntheticConfig) -> None:
+def _write_manifest(path: Path, truth: list[dict[str, Any]]) -> None:
+    # A walk has no side.
+    rows = [
+        clip | {"subject": clip["subject"]["name"], "side": clip["side"] if clip["task"] == "hand" else ""}
+        for clip in truth
+    ]
     with open(path, "w", encoding="utf-8", newline="") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows((clip.file, clip.subject.name, config.task, clip.score) for clip in clips)
+        writer = csv.DictWriter(handle, COLUMNS, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
