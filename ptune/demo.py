@@ -24,7 +24,8 @@ from ptune.home import Home
 from ptune.metrics import majority_class, majority_row, score_frame
 from ptune.progress import progress
 from ptune.results.stats import AgainstMajority, beats_majority
-from ptune.results.tables import Row, StudyTable
+from ptune.results.table import Table
+from ptune.results.tables import UNITS, metrics_headings, metrics_line
 from ptune.track.bundle import Bundle
 from ptune.track.publish import StudyOutcome, predict_videos, register_study, run_study
 from ptune.track.registry import Registry
@@ -192,8 +193,10 @@ def _closing(
     home: Home,
     seconds: float,
 ) -> str:
-    rows = (Row(f"champion ({facts['fusion']})", facts["champion"]), Row("majority class", facts["majority"]))
-    table = StudyTable(f"Synthetic cohort: champion on {len(frame)} clips of {test.subjects} unseen people", rows)
+    champion = metrics_line(f"champion ({facts['fusion']})", facts["champion"])
+    constant = metrics_line("majority class", facts["majority"], "base")
+    caption = f"Synthetic cohort: champion on {len(frame)} clips of {test.subjects} unseen people"
+    table = Table(caption, metrics_headings(), (champion, constant), (UNITS,))
     low, high = test.interval
     where = "" if home == Home.open() else f" --home {home.root}"
     return f"""

@@ -58,7 +58,7 @@ def score(
     labels_N, predicted_N = _checked(labels, probabilities, len(class_names))
     matrix = confusion(labels_N, predicted_N, len(class_names))
     values = {name: float(value) for name, value in from_confusion(matrix, class_scores).items()}
-    for kind, value_M in _per_class(matrix).items():
+    for kind, value_M in per_class(matrix).items():
         values |= {f"{kind}.{name}": float(value) for name, value in zip(class_names, value_M, strict=True)}
     return values
 
@@ -103,15 +103,15 @@ def from_confusion(matrix: NDArray[Any], class_scores: Sequence[float] | None = 
     counts = np.asarray(matrix, np.float64)
     classes = counts.shape[-1]
     support, predicted, total = counts.sum(-1), counts.sum(-2), counts.sum((-2, -1))
-    per_class = _per_class(counts)
+    by_class = per_class(counts)
     index = np.arange(classes, dtype=np.float64)
     place = index if class_scores is None else np.asarray(class_scores, np.float64)
     distance = np.abs(place[:, None] - place[None, :])
     return {
         "accuracy": _ratio(np.trace(counts, axis1=-2, axis2=-1), total),
-        "f1_weighted": _ratio((per_class["f1"] * support).sum(-1), total),
-        "f1_macro": per_class["f1"].mean(-1),
-        "balanced_accuracy": _ratio(per_class["recall"].sum(-1), (support > 0).sum(-1).astype(np.float64)),
+        "f1_weighted": _ratio((by_class["f1"] * support).sum(-1), total),
+        "f1_macro": by_class["f1"].mean(-1),
+        "balanced_accuracy": _ratio(by_class["recall"].sum(-1), (support > 0).sum(-1).astype(np.float64)),
         "kappa_quadratic": _kappa(counts, (index[:, None] - index[None, :]) ** 2),
         "mae": _ratio((counts * distance).sum((-2, -1)), total),
         "within_one": _ratio((counts * (distance <= 1)).sum((-2, -1)), total),
@@ -161,7 +161,8 @@ def _checked(labels: ArrayLike, probabilities: ArrayLike, classes: int) -> tuple
     return labels_N.astype(np.int64), probabilities_NM.argmax(1)
 
 
-def _per_class(matrix: NDArray[Any]) -> dict[str, Floats]:
+def per_class(matrix: NDArray[Any]) -> dict[str, Floats]:
+    """Returns `PER_CLASS` of one or many confusion matrices [...,M,M], float64 [...,M] each, under the zero rule."""
     counts = np.asarray(matrix, np.float64)
     correct = np.diagonal(counts, axis1=-2, axis2=-1)
     support, predicted = counts.sum(-1), counts.sum(-2)

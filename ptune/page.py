@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from html import escape
 
 CSS = """
@@ -22,6 +22,7 @@ table { border-collapse: collapse; margin: 12px 0; font-size: 14px; font-variant
 th, td { padding: 5px 14px 5px 0; text-align: right; white-space: nowrap; border-bottom: 1px solid #edf0f2; }
 th { color: var(--soft); font-weight: 600; border-bottom: 1px solid #9aa5ae; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
+th.group { text-align: center; border-bottom: none; }
 td.text { white-space: normal; }
 td.text:last-child { min-width: 26ch; }
 tr.base td { color: var(--soft); border-top: 1px solid #9aa5ae; font-style: italic; }
@@ -73,20 +74,28 @@ def table(
     rows: Sequence[Sequence[str]],
     text_columns: Sequence[int] = (),
     classes: Sequence[str] = (),
+    groups: Sequence[tuple[str, int]] = (),
+    bold: Sequence[Set[int]] = (),
 ) -> str:
     """Returns an HTML table of plain cells; the first column and `text_columns` are left-aligned.
 
     Args:
         classes: CSS class of each row, where not all are plain.
+        groups: headings above the headings, each with the number of columns that it spans.
+        bold: columns of each row whose cell is marked, where any is.
     """
     mark = [' class="text"' if index in text_columns else "" for index in range(len(headings))]
     head = "".join(f"<th{mark[index]}>{escape(cell)}</th>" for index, cell in enumerate(headings))
     lines = []
     for number, row in enumerate(rows):
         kind = f' class="{classes[number]}"' if classes and classes[number] else ""
-        cells = "".join(f"<td{mark[index]}>{escape(cell)}</td>" for index, cell in enumerate(row))
+        marked = bold[number] if bold else ()
+        shown = [f"<b>{escape(cell)}</b>" if index in marked else escape(cell) for index, cell in enumerate(row)]
+        cells = "".join(f"<td{mark[index]}>{cell}</td>" for index, cell in enumerate(shown))
         lines.append(f"<tr{kind}>{cells}</tr>")
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    above = "".join(f'<th class="group" colspan="{count}">{escape(name)}</th>' for name, count in groups)
+    heads = (f"<tr>{above}</tr>" if above else "") + f"<tr>{head}</tr>"
+    return f'<div class="wide"><table><thead>{heads}</thead><tbody>{"".join(lines)}</tbody></table></div>'
 
 
 def bullets(items: Sequence[str], kind: str) -> str:

@@ -37,7 +37,9 @@ def test_table_3_has_a_stream_of_every_architecture_and_shares_two_with_table_2(
     networks = {table3.study("hand").stream(point).backbone for point in table3.study("hand").points}
     assert networks == {"i3d", "inception2d", "slowfast_4x16"}
     assert len(table3.cells("hand")) == 8
-    streams = [{study.identity(point) for point in study.points} for study in (table2.study("hand"), table3.study("hand"))]
+    streams = [
+        {study.identity(point) for point in study.points} for study in (table2.study("hand"), table3.study("hand"))
+    ]
     assert len(streams[0] & streams[1]) == 2
 
 

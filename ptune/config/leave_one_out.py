@@ -79,7 +79,8 @@ class LeaveOneOut(Strict):
             mode="json", include={"task", "objective", "folds", "resources", "init", "grouping", "extraction"}
         )
         values |= self.model_dump(mode="json", exclude={"study", "remove"})
-        values |= {"seeds": self.seeds or (study.seed,), "tasks": [values.pop("task")], "rows": own, "fixed": fixed, "like": self.study}
+        values |= {"seeds": self.seeds or (study.seed,), "tasks": [values.pop("task")], "like": self.study}
+        values |= {"rows": own, "fixed": fixed}
         return AblationConfig.parse(values, self.ablation)
 
 
@@ -119,9 +120,7 @@ def _without(component: str, members: Mapping[str, Settings], study: StudyConfig
 
 def _replaced(point: Settings, changes: Settings) -> Settings:
     """Returns settings with others in their place, at whatever depth these are given."""
-    kept = {
-        name: value for name, value in point.items() if not any(_within(name, changed) for changed in changes)
-    }
+    kept = {name: value for name, value in point.items() if not any(_within(name, changed) for changed in changes)}
     return kept | changes
 
 

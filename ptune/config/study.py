@@ -107,13 +107,12 @@ def stream_from(settings: dict[str, Any], where: str) -> StreamConfig:
     nested: dict[str, Any] = {}
     for key, value in settings.items():
         parts = key.split(".")
-        value = dict(value) if isinstance(value, dict) else value
         target = nested
         for part in parts[:-1]:
             target = target.setdefault(part, {})
             if not isinstance(target, dict):
                 raise ValueError(f"{key!r} contradicts another setting")
-        target[parts[-1]] = value
+        target[parts[-1]] = dict(value) if isinstance(value, dict) else value
     return StreamConfig.parse(nested, where)
 
 

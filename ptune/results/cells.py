@@ -13,9 +13,9 @@ from ptune.config.ablation import AblationConfig, Cell, seeded
 from ptune.errors import BadInput
 from ptune.ledger import Ledger
 from ptune.replay import StudyFacts, TrialFacts, out_of_fold, read_study
+from ptune.results.comparison import why_not_comparable
 from ptune.results.fusion import fuse
 from ptune.results.privacy import public_reason
-from ptune.results.comparison import why_not_comparable
 
 if TYPE_CHECKING:
     import pandas as pd

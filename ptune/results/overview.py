@@ -55,9 +55,7 @@ def overview_page(
         ("Time", _outcomes(facts)),
     ]
     if frames:
-        table = study_table(facts, frames, fusion, baselines)
-        cells = [row.cells() for row in table.rows]
-        sections.append(("Finished trials and fusions", page.table(table.headings, cells)))
+        sections.append(("Finished trials and fusions", study_table(facts, frames, fusion, baselines).html()))
     return page.page(f"Study {facts.config.study}: overview", caption(facts, frames), sections)
 
 

@@ -9,6 +9,7 @@ import io
 import re
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,6 +100,35 @@ def confusion_figure(matrix: NDArray[np.int64], class_names: Sequence[str], titl
     axes.set(xlabel="predicted", ylabel="clinician", title=title)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
+    return figure
+
+
+@dataclass(frozen=True)
+class Gain:
+    """One row of a forest plot: a difference with its interval, and whether a corrected test supports it."""
+
+    name: str
+    difference: float
+    low: float
+    high: float
+    supported: bool
+
+
+def forest_figure(gains: Sequence[Gain], label: str) -> Figure:
+    """Draws differences with their intervals under each other; filled dots are supported by the corrected test."""
+    height = 0.3 * len(gains) + 0.75
+    figure, (axes,) = grid(
+        1, width=9.4, height=height, left=0.36, bottom=0.45 / height, top=1 - 0.1 / height, right=0.98
+    )
+    for place, gain in enumerate(reversed(gains)):
+        axes.plot([gain.low, gain.high], [place, place], color=INK, linewidth=1.2)
+        face = COLOURS["rgb"] if gain.supported else "white"
+        axes.plot(gain.difference, place, "o", color=COLOURS["rgb"], markerfacecolor=face, markersize=6)
+    axes.axvline(0, color="#9aa5ae", linewidth=1)
+    axes.set_yticks(range(len(gains)), [gain.name for gain in reversed(gains)])
+    axes.set(xlabel=label, ylim=(-0.7, len(gains) - 0.3))
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", color=FAINT, linewidth=0.7)
     return figure
 
 

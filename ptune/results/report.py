@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from ptune import page
 from ptune.home import write_bytes
 from ptune.ledger import Ledger
@@ -19,16 +17,14 @@ from ptune.replay import Baseline, StudyFacts, study_baselines
 from ptune.results import plots
 from ptune.results.beside import beside, remarks
 from ptune.results.fusion import Fusion, study_frames, study_fusion
+from ptune.results.methods import study_methods
 from ptune.results.privacy import public_reason
 from ptune.results.selection import study_corrected
 from ptune.results.stats import ESTIMABLE_SUBJECTS, beats_majority, class_subjects, cluster_interval, pooled_confusion
 from ptune.results.tables import (
-    UNITS,
     caption,
     percent,
-    protocol_name,
     study_labels,
-    study_signature,
     study_table,
     trial_name,
     warnings_of,
@@ -39,12 +35,6 @@ if TYPE_CHECKING:
 
 FILE_NAME = "report.html"
 MOST_CURVES = 12
-NETWORKS = {
-    "i3d": "an Inflated-3D Inception-V1",
-    "inception2d": "a 2-D Inception-V1 on stacked frames",
-    "slowfast_4x16": "a SlowFast 4x16 ResNet-50",
-    "slowfast_8x8": "a SlowFast 8x8 ResNet-50",
-}
 STATE_ORDER = {"finished": 0, "running": 1, "stopped": 2, "failed": 3}
 
 
@@ -75,7 +65,7 @@ def write_report(
     sections.append(("Trials", _trials(facts)))
     for heading, content in (extras or {}).items():
         sections.append((heading, page.table(["", ""], [[key, text] for key, text in content.items()], (1,))))
-    sections.append(("Methods", page.paragraph(methods(facts))))
+    sections.append(("Methods", page.paragraph(study_methods(facts))))
     html = page.page(f"Study {name}", caption(facts, frames), sections)
     path = folder / FILE_NAME
     write_bytes(path, html.encode())
@@ -107,38 +97,6 @@ def summary(facts: StudyFacts, frames: Mapping[int, pd.DataFrame], fusion: Fusio
     )
 
 
-def methods(facts: StudyFacts) -> str:
-    """Returns the paragraph on methods with the study's own numbers."""
-    config, cohort = facts.config, facts.cohort
-    groups = ", ".join(
-        f"{name} (scores {', '.join(map(str, scores))}; {cohort['class_counts'].get(name, 0)} videos)"
-        for name, scores in zip(config.grouping.names, config.grouping.scores, strict=True)
-    )
-    streams = [facts.stream(trial) for trial in (facts.finished() or facts.trials.values())]
-    epochs = _range([stream.epochs for stream in streams])
-    segments = _range([stream.segments for stream in streams])
-    frames = _range([stream.snippet_frames for stream in streams])
-    initial = "Kinetics-400 weights" if config.init == "kinetics" else "random weights"
-    networks = " or ".join(sorted({NETWORKS[stream.backbone] for stream in streams}))
-    consecutive = all(stream.sampling == "consecutive" and stream.frame_stride == 1 for stream in streams)
-    frames = f"{frames} consecutive frames" if consecutive else f"{frames} frames in order"
-    return (
-        f"{cohort['videos']} videos of {cohort['subjects']} subjects (task {config.task}) were grouped into {groups}. "
-        f"Videos were reduced to {config.extraction.width} x {config.extraction.height} pixels; optical flow is TV-L1, "
-        f"motion boundaries are spatial derivatives of the flow. Each stream is {networks} started "
-        f"from {initial} and trained on one snippet of {frames} from each of {segments} segments of "
-        f"a video, with Adam and focal loss, for {epochs} epochs; the last epoch is used. Settings were searched over "
-        f"{len(facts.trials)} trials with {config.folds.count}-fold cross-validation; no subject is in the training "
-        f"and the held-out part of a fold (seed {config.folds.seed}). Held-out videos were scored with "
-        f"{protocol_name(facts)}, whose class probabilities are averaged; streams are fused by averaging theirs. "
-        "Metrics are computed once, on the pooled out-of-fold predictions; intervals resample subjects, and the test "
-        "against the constant answer flips signs of per-subject differences. The corrected score repeats the choice "
-        "of trials and fusion on resampled subjects and scores it on those left out (bootstrap bias correction); "
-        "trials that were stopped early can be chosen in none. "
-        f"Cohort {str(cohort['digest'])[:12]}, study signature {study_signature(facts)[:12]}."
-    )
-
-
 def _summary(
     facts: StudyFacts, frames: Mapping[int, pd.DataFrame], fusion: Fusion | None, rows: Sequence[Baseline]
 ) -> str:
@@ -154,11 +112,7 @@ def _summary(
 def _results(
     facts: StudyFacts, frames: Mapping[int, pd.DataFrame], fusion: Fusion | None, baselines: Sequence[Baseline]
 ) -> str:
-    table = study_table(facts, frames, fusion, baselines)
-    beside_trials = {item.name for item in baselines}
-    kinds = ["base" if row.name.startswith("always ") or row.name in beside_trials else "" for row in table.rows]
-    rows = [row.cells() for row in table.rows]
-    return page.table(table.headings, rows, (), kinds) + page.paragraph(f"{table.caption} {UNITS}", "caption")
+    return study_table(facts, frames, fusion, baselines).html()
 
 
 def _errors(facts: StudyFacts, fusion: Fusion) -> str:
@@ -237,10 +191,3 @@ def _setting(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _range(values: list[int]) -> str:
-    if not values:
-        return "?"
-    low, high = np.min(values), np.max(values)
-    return str(low) if low == high else f"{low} to {high}"

@@ -16,7 +16,8 @@ from ptune.results.report import write_report
 from ptune.results.selection import Corrected, study_corrected
 from ptune.results.stats import AgainstMajority, beats_majority
 from ptune.results.status import require_study
-from ptune.results.tables import StudyTable, study_table, warnings_of
+from ptune.results.table import Table
+from ptune.results.tables import study_table, warnings_of
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Summary:
     """What a study found."""
 
     study: StudyFacts
-    table: StudyTable
+    table: Table
     fusion: Fusion
     corrected: Corrected
     test: AgainstMajority

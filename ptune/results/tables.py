@@ -1,4 +1,4 @@
-"""Finished trials and their fusions become one table of metrics, as aligned text or as Markdown.
+"""Finished trials and their fusions become one table of metrics.
 
 The row of always answering the majority class is part of every table. Knows nothing of HTML or MLflow.
 """
@@ -6,7 +6,6 @@ The row of always answering the majority class is part of every table. Knows not
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +16,7 @@ from ptune.metrics import labels_from_counts, majority_class, majority_row, scor
 from ptune.replay import Baseline, StudyFacts, TrialFacts
 from ptune.results.fusion import Fusion
 from ptune.results.stats import ESTIMABLE_SUBJECTS, class_subjects
+from ptune.results.table import Line, Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,46 +48,14 @@ COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 UNITS = "Accuracies and F1 in percent; kappa is quadratic; MAE in classes; a quotient by zero counts as 0."
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line: a stream, a fusion or the majority class."""
-
-    name: str
-    metrics: Mapping[str, float]
-
-    def cells(self) -> list[str]:
-        """Returns the name and the numbers of `COLUMNS` as text."""
-        return [self.name, *(write(self.metrics[metric]) for _, metric, write in COLUMNS)]
+def metrics_line(name: str, metrics: Mapping[str, float], kind: str = "") -> Line:
+    """Returns the line of a stream, a fusion or what they are compared with, under `metrics_headings`."""
+    return Line((name, *(write(metrics[metric]) for _, metric, write in COLUMNS)), kind)
 
 
-@dataclass(frozen=True)
-class StudyTable:
-    """Rows with the caption that says what they rest on."""
-
-    caption: str
-    rows: tuple[Row, ...]
-
-    @property
-    def headings(self) -> list[str]:
-        """First the name's column, then those of `COLUMNS`."""
-        return ["", *(heading for heading, _, _ in COLUMNS)]
-
-    def text(self) -> str:
-        """Returns the table for a terminal: aligned columns under the caption."""
-        lines = [self.headings, *(row.cells() for row in self.rows)]
-        widths = [max(len(line[column]) for line in lines) for column in range(len(self.headings))]
-        written = [
-            "  ".join(cell.ljust(width) if not index else cell.rjust(width) for index, (cell, width) in pairs).rstrip()
-            for pairs in (list(enumerate(zip(line, widths, strict=True))) for line in lines)
-        ]
-        rule = "-" * (sum(widths) + 2 * len(widths) - 2)
-        return "\n".join([self.caption, "", written[0], rule, *written[1:], "", UNITS]) + "\n"
-
-    def markdown(self) -> str:
-        """Returns the table as Markdown."""
-        lines = [self.headings, ["---", *["---:"] * len(COLUMNS)], *(row.cells() for row in self.rows)]
-        body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        return f"{self.caption}\n\n{body}\n\n{UNITS}\n"
+def metrics_headings() -> tuple[tuple[str, str], ...]:
+    """Returns the headings of `metrics_line`."""
+    return (("", ""), *(("", heading) for heading, _, _ in COLUMNS))
 
 
 def study_table(
@@ -95,7 +63,7 @@ def study_table(
     frames: Mapping[int, pd.DataFrame],
     fusion: Fusion | None = None,
     baselines: Sequence[Baseline] = (),
-) -> StudyTable:
+) -> Table:
     """Builds the table of a study: finished trials best first, fusions of several streams, rows to compare them with.
 
     Args:
@@ -104,15 +72,19 @@ def study_table(
         baselines: as `ptune.replay.study_baselines` returns them; the majority class follows by itself.
     """
     names = facts.config.grouping.names
-    rows = [Row(trial_name(facts.trials[number]), score_frame(frame, names)) for number, frame in frames.items()]
+    lines = [
+        metrics_line(trial_name(facts.trials[number]), score_frame(frame, names)) for number, frame in frames.items()
+    ]
     if fusion is not None:
-        rows += [Row(item.name, item.metrics) for item in fusion.tried if len(item.members) > 1]
-    rows += [Row(item.name, score_frame(item.frame, names)) for item in baselines if item.frame is not None]
+        lines += [metrics_line(item.name, item.metrics) for item in fusion.tried if len(item.members) > 1]
+    lines += [
+        metrics_line(item.name, score_frame(item.frame, names), "base") for item in baselines if item.frame is not None
+    ]
     labels = study_labels(facts, frames)
     if len(labels):
         common = names[majority_class(labels, len(names))]
-        rows.append(Row(f"always {common}", majority_row(labels, names)))
-    return StudyTable(caption(facts, frames), tuple(rows))
+        lines.append(metrics_line(f"always {common}", majority_row(labels, names), "base"))
+    return Table(caption(facts, frames), metrics_headings(), tuple(lines), (UNITS,))
 
 
 def trial_name(trial: TrialFacts) -> str:

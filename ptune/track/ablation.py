@@ -41,7 +41,7 @@ class AblationOutcome:
     @property
     def failed(self) -> int:
         """How many cells lack a stream that failed."""
-        return sum(bool(cell.problem) for task in self.result.tasks for cell in task.cells)
+        return sum(bool(cell.problem) for numbers in self.result.tasks for cell in numbers.task.cells)
 
     def facts(self) -> dict[str, Any]:
         """Returns plain values."""
@@ -56,9 +56,9 @@ class AblationOutcome:
 
     def text(self) -> str:
         """Returns what was done, the tables and where the page is."""
-        lines = [line for report in self.sweeps for line in _told(report)]
+        lines = [line for launch in self.sweeps for line in _told(launch)]
         lines += ["", self.result.text()]
-        problems = [report.problem for report in self.sweeps if report.problem]
+        problems = [launch.problem for launch in self.sweeps if launch.problem]
         if self.interrupted:
             lines.append(f"Interrupted{f': {problems[0]}' if problems else ''}. Run the same command again to go on.")
         lines.append(f"Report and tables: {self.report.parent}")

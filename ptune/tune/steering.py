@@ -23,7 +23,8 @@ def trial_to_add(facts: StudyFacts, settings: Sequence[str]) -> AddTrial:
     """
     where, space = f"trial of study {facts.config.study!r}", facts.config.space
     if facts.config.points:
-        raise BadInput(where, "its trials are listed, not searched", "a study with a search space", "Add it to the file.")
+        found = "its trials are listed, not searched"
+        raise BadInput(where, found, "a study with a search space", "Add it to the file.")
     params: dict[str, Any] = {}
     problems = []
     for text in settings:

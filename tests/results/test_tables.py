@@ -23,7 +23,7 @@ def test_table_has_trials_fusions_and_the_majority_row(tmp_path: Path) -> None:
     facts, frames = example(tmp_path)
     fusion = study_fusion(facts, frames)
     table = study_table(facts, frames, fusion)
-    names = [row.name for row in table.rows]
+    names = [line.cells[0] for line in table.lines]
     assert names[0] == f"trial-{facts.finished()[0].number:02d} {facts.finished()[0].group}"
     assert names[-5:] == ["rgb + flow", "rgb + mb", "flow + mb", "rgb + flow + mb", "always mild"]
     for part in ("60 videos", "12 subjects", "3 subject-disjoint folds (seed 0)", "8 snippets of 16 frames"):
@@ -37,8 +37,8 @@ def test_table_has_trials_fusions_and_the_majority_row(tmp_path: Path) -> None:
 
 def test_a_study_without_finished_trials_still_shows_the_majority(tmp_path: Path) -> None:
     facts, _ = example(tmp_path, trials=0)
-    (row,) = study_table(facts, {}).rows
-    assert row.name == "always mild"
+    (line,) = study_table(facts, {}).lines
+    assert line.cells[0] == "always mild"
     assert study_fusion(facts, {}) is None
 
 

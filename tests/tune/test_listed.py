@@ -6,9 +6,9 @@ from ptune.cohort.synthetic import SyntheticConfig, render_cohort
 from ptune.config.ablation import AblationConfig
 from ptune.errors import BadInput
 from ptune.home import Home
+from ptune.ledger import Ledger
 from ptune.replay import read_study
 from ptune.results.cells import ablation_cells, require_comparable
-from ptune.ledger import Ledger
 from ptune.tune.steering import trial_to_add
 from ptune.tune.study import sweep
 from tests.tune.chaos import STUDY
@@ -30,7 +30,13 @@ ABLATION = {
 def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("ablation")
     size = SyntheticConfig(
-        subjects=6, clips_per_subject=2, fps=12.5, seconds=(1.2, 1.6), width=64, height=48, score_weights=(2, 1, 1, 1, 1)
+        subjects=6,
+        clips_per_subject=2,
+        fps=12.5,
+        seconds=(1.2, 1.6),
+        width=64,
+        height=48,
+        score_weights=(2, 1, 1, 1, 1),
     )
     render_cohort(root / "cohort", size)
     return root, Home.open(root / "home")

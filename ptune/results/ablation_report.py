@@ -1,0 +1,96 @@
+"""An ablation becomes files: one self-contained page, and its tables as text, Markdown, LaTeX and CSV.
+
+They show counts, metrics and settings; no subject, path, file name or pixel.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from ptune import page
+from ptune.results import plots
+from ptune.results.ablation import AblationResult
+from ptune.results.ablation_tables import HEADINGS
+from ptune.results.contrasts import Contrast, TaskNumbers
+from ptune.results.families import seed_mean
+from ptune.results.methods import ablation_methods
+from ptune.results.table import Table
+
+FILE_NAME = "report.html"
+
+
+def ablation_files(result: AblationResult) -> dict[str, bytes]:
+    """Returns the page and the tables of an ablation by file name."""
+    tables = result.tables
+    files = {
+        FILE_NAME: ablation_page(result),
+        "tables.txt": "\n".join(table.text() for table in tables.values()),
+        "tables.md": "\n".join(table.markdown() for table in tables.values()),
+        "tables.tex": "\n".join(table.latex() for table in tables.values()),
+    }
+    files |= {f"{re.sub(r'[^A-Za-z0-9]+', '-', name)}.csv": table.csv() for name, table in tables.items()}
+    return {name: text.encode() for name, text in files.items()}
+
+
+def ablation_page(result: AblationResult) -> str:
+    """Returns one HTML document that needs nothing from anywhere else."""
+    sections = [("", page.bullets(result.warnings, "warnings"))]
+    if result.main is not None:
+        sections.append(("Cells", result.main.html()))
+    for numbers in result.tasks:
+        if numbers.cells:
+            sections += _sections(numbers, result.details[numbers.task.task])
+    begun = [numbers.task.facts for numbers in result.tasks if numbers.cells]
+    if begun:
+        sections.append(("Methods", page.paragraph(ablation_methods(result.config, begun))))
+    config = result.config
+    subtitle = f"{len(config.rows)} rows, {len(config.columns)} columns, tasks {', '.join(config.tasks)}"
+    return page.page(f"Ablation {config.ablation}", subtitle, sections)
+
+
+def _sections(numbers: TaskNumbers, tables: dict[str, Table]) -> list[tuple[str, str]]:
+    task = numbers.task.task.capitalize()
+    found = [(f"{task}: each cell", tables["statistics"].html() + _forest(numbers))]
+    if "columns" in tables:
+        found.append((f"{task}: columns", tables["columns"].html() + _columns_forest(numbers)))
+    found.append((f"{task}: metrics", tables["metrics"].html() + tables["classes"].html()))
+    return [*found, (f"{task}: errors", _errors(numbers)), (f"{task}: folds", tables["folds"].html())]
+
+
+def _forest(numbers: TaskNumbers) -> str:
+    gains = [_gain(item.one, item) for item in numbers.against_reference.values()]
+    if not gains:
+        return ""
+    label = f"{HEADINGS[numbers.metric]}, difference from {numbers.reference}"
+    return _drawn(gains, label, f"forest-{numbers.task.facts.config.study}")
+
+
+def _columns_forest(numbers: TaskNumbers) -> str:
+    gains = [_gain(f"{item.one} minus {item.other.rpartition(', ')[2]}", item) for item in numbers.across_columns]
+    return _drawn(gains, f"{HEADINGS[numbers.metric]}, difference", f"columns-{numbers.task.facts.config.study}")
+
+
+def _drawn(gains: list[plots.Gain], label: str, name: str) -> str:
+    note = "Lines are 95 % intervals of one comparison each; a filled dot is supported by the corrected test."
+    return plots.svg(plots.forest_figure(gains, label), name) + page.paragraph(note, "caption")
+
+
+def _gain(name: str, item: Contrast) -> plots.Gain:
+    low, high = item.found.interval
+    return plots.Gain(name, item.found.difference, low, high, item.supported)
+
+
+def _errors(numbers: TaskNumbers) -> str:
+    """Returns the confusion matrices of the reference and of the cell with the highest number."""
+    names = numbers.class_names
+    highest = max(numbers.cells, key=lambda name: numbers.metrics[name][numbers.metric])
+    shown = dict.fromkeys([name for name in (numbers.reference, highest) if name in numbers.cells])
+    figures = []
+    for place, name in enumerate(shown):
+        counts = np.rint(seed_mean(numbers.cells[name], len(names)).sum(0)).astype(np.int64)
+        figure = plots.confusion_figure(counts, names, name)
+        figures.append(plots.svg(figure, f"confusion-{place}-{numbers.task.facts.config.study}", full=False))
+    body = "".join(f"<div>{figure}</div>" for figure in figures)
+    return f'<div class="pair">{body}</div>'
