@@ -80,7 +80,7 @@ def ablate(home: Home, spec: Path, dry_run: bool, as_json: bool, workers: int | 
     config = load_ablation(spec, home)
     if dry_run:
         found = estimate_ablation(config, spec.parent, home, workers)
-        show([item.facts() for item in found], "\n\n".join(item.text() for item in found), as_json)
+        show(found.facts(), found.text(), as_json)
         return 0
     outcome = run_ablation(config, spec.parent, home, workers)
     show(outcome.facts(), outcome.text(), as_json)

@@ -53,9 +53,11 @@ class AblationResult:
         return found + [f"{task}: nothing is trained yet." for task in self.config.tasks if task not in begun]
 
     def text(self) -> str:
-        """Returns all tables and warnings for a terminal."""
-        tables = [table.text() for table in self.tables.values()]
-        return "\n".join([*tables, *(f"warning: {text}" for text in self.warnings)])
+        """Returns the main table, the statistics and the warnings for a terminal; files have the rest."""
+        shown = [] if self.main is None else [self.main]
+        for tables in self.details.values():
+            shown += [tables[name] for name in ("statistics", "columns") if name in tables]
+        return "\n".join([*(table.text() for table in shown), *(f"warning: {text}" for text in self.warnings)])
 
     def facts(self) -> dict[str, Any]:
         """Returns plain values."""

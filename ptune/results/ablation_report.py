@@ -12,7 +12,7 @@ import numpy as np
 from ptune import page
 from ptune.results import plots
 from ptune.results.ablation import AblationResult
-from ptune.results.ablation_tables import HEADINGS
+from ptune.results.ablation_tables import HEADINGS, columns_table
 from ptune.results.contrasts import Contrast, TaskNumbers
 from ptune.results.families import seed_mean
 from ptune.results.methods import ablation_methods
@@ -68,8 +68,11 @@ def _forest(numbers: TaskNumbers) -> str:
 
 
 def _columns_forest(numbers: TaskNumbers) -> str:
-    gains = [_gain(f"{item.one} minus {item.other.rpartition(', ')[2]}", item) for item in numbers.across_columns]
-    return _drawn(gains, f"{HEADINGS[numbers.metric]}, difference", f"columns-{numbers.task.facts.config.study}")
+    names = [line.cells[0] for line in columns_table(numbers).lines]
+    gains = [_gain(name, item) for name, item in zip(names, numbers.across_columns, strict=True)]
+    first, *others = numbers.config.columns
+    label = f"{HEADINGS[numbers.metric]}, {first} minus {others[0] if len(others) == 1 else 'another'}"
+    return _drawn(gains, label, f"columns-{numbers.task.facts.config.study}")
 
 
 def _drawn(gains: list[plots.Gain], label: str, name: str) -> str:

@@ -72,11 +72,11 @@ def main_table(config: AblationConfig, tasks: Sequence[TaskNumbers]) -> Table:
                 own = [value for value in values[place :: len(columns)] if value is not None]
                 cells.append(write(sum(own) / len(own)) if len(own) == len(tasks) else MISSING)
         lines.append(Line(tuple(cells), "", frozenset(bold)))
-    for row in dict.fromkeys(name for numbers in tasks for name in numbers.rows):
-        cells = [row, *("" for _ in ticks)]
+    for kind in dict.fromkeys(_kind(name) for numbers in tasks for name in numbers.rows):
+        cells = [kind, *("" for _ in ticks)]
         for numbers in tasks:
-            value = numbers.value(row)
-            cells += [MISSING if value is None else write(value), *("" for _ in columns[1:])]
+            found = [numbers.value(name) for name in numbers.rows if _kind(name) == kind]
+            cells += [write(found[0]) if found and found[0] is not None else MISSING, *("" for _ in columns[1:])]
         lines.append(Line((*cells, *("" for _ in columns if averaged)), "base"))
     return Table(_main_caption(config, tasks), tuple(headings), tuple(lines), tuple(_main_notes(config, tasks)))
 
@@ -118,10 +118,17 @@ def statistics_table(numbers: TaskNumbers) -> Table:
 def columns_table(numbers: TaskNumbers) -> Table:
     """Returns what each row's first column gains over its others."""
     write = _writer(numbers.metric)
-    lines = [Line((f"{item.one} minus {item.other}", *_against(item, write))) for item in numbers.across_columns]
-    headings = ("", HEADINGS[numbers.metric] + " difference", "95 % interval", "p", "Holm")
-    note = f"Paired on the same videos; Holm: corrected over the {len(lines)} rows of this family."
-    return Table(task_caption(numbers), tuple(("", name) for name in headings), tuple(lines), (note,))
+    first, *others = numbers.config.columns
+    cells = {item.name: item.cell for item in numbers.task.cells}
+    lines = []
+    for item in numbers.across_columns:
+        cell = cells[item.other]
+        name = cell.row if len(others) == 1 else f"{cell.row}: {first} minus {cell.column}"
+        lines.append(Line((name, *_against(item, write))))
+    over = f"{first} minus {others[0]}" if len(others) == 1 else f"{first} minus another"
+    headings = (("", ""), *((over, name) for name in ("difference", "95 % interval", "p", "Holm")))
+    note = f"{HEADINGS[numbers.metric]}, paired on the same videos; Holm: corrected over the {len(lines)} rows."
+    return Table(task_caption(numbers), headings, tuple(lines), (note,))
 
 
 def metrics_table(numbers: TaskNumbers) -> Table:
@@ -224,6 +231,11 @@ def _main_notes(config: AblationConfig, tasks: Sequence[TaskNumbers]) -> list[st
 
 def _name(row: str, column: str) -> str:
     return f"{row}, {column}" if column else row
+
+
+def _kind(row: str) -> str:
+    """Returns a row's name without what it was made of, which may differ between tasks."""
+    return row.partition(" (")[0]
 
 
 def _uses(config: AblationConfig, row: str, modality: str) -> bool:

@@ -129,9 +129,35 @@ def run_ablation(config: AblationConfig, folder: Path, home: Home, workers: int 
     return AblationOutcome(config, tuple(sweeps), result, report)
 
 
-def estimate_ablation(
-    config: AblationConfig, folder: Path, home: Home, workers: int | None = None
-) -> list[StudyEstimate]:
+@dataclass(frozen=True)
+class AblationEstimate:
+    """What an ablation would take, task by task."""
+
+    config: AblationConfig
+    tasks: tuple[StudyEstimate, ...]
+
+    def facts(self) -> dict[str, Any]:
+        """Returns plain values."""
+        return {"ablation": self.config.ablation, "tasks": [task.facts() for task in self.tasks]} | self._counts()
+
+    def text(self) -> str:
+        """Returns a page for a terminal."""
+        counts = self._counts()
+        head = (
+            f"{self.config.ablation}: {counts['cells']} cells of {counts['streams']} streams; {counts['missing']} fits "
+            f"to train, {counts['there']} are there"
+        )
+        return "\n\n".join([head, *(task.text() for task in self.tasks)])
+
+    def _counts(self) -> dict[str, int]:
+        folds = self.config.folds.count
+        streams = sum(task.trials for task in self.tasks)
+        missing = sum(task.fits for task in self.tasks)
+        cells = sum(len(self.config.cells(task)) for task in self.config.tasks)
+        return {"cells": cells, "streams": streams, "missing": missing, "there": streams * folds - missing}
+
+
+def estimate_ablation(config: AblationConfig, folder: Path, home: Home, workers: int | None = None) -> AblationEstimate:
     """Returns what each task's streams would take that the ledger does not have.
 
     Raises:
@@ -139,7 +165,7 @@ def estimate_ablation(
     """
     studies = [config.study(task) for task in config.tasks]
     _checked(config, studies, folder, home)
-    return [estimate_study(study, folder, home, workers) for study in studies]
+    return AblationEstimate(config, tuple(estimate_study(study, folder, home, workers) for study in studies))
 
 
 def _checked(config: AblationConfig, studies: list[StudyConfig], folder: Path, home: Home) -> StudyFacts | None:
