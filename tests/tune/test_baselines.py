@@ -103,6 +103,10 @@ def test_both_rows_are_made_once_and_read_from_the_ledger_alone(study, tmp_path,
     with pytest.raises(AssertionError, match="nothing is left"):
         reviewer_rows(read_study(ledger, "hand"), plan, manifest)
 
+    weights.unlink()
+    kept = reviewer_rows(read_study(ledger, "hand"), plan, manifest)
+    assert kept[0].frame.equals(rows[0].frame), "a row outlives the weights it was made with"
+
 
 def test_a_vector_is_the_mean_of_what_the_unchanged_network_says_of_the_snippets(study, tmp_path, monkeypatch):
     facts, plan = study
