@@ -364,6 +364,7 @@ BAD_MANIFESTS = {
 def test_bad_manifests_are_refused_before_anything_is_written(world, case):
     change, message = BAD_MANIFESTS[case]
     lines = (world.root / "cohort" / "cohort.csv").read_text().splitlines()
+    lines = [",".join(line.split(",")[:4]) for line in lines]
     (world.root / "cohort" / "bad.csv").write_text("\n".join(change(lines)) + "\n")
     config = StudyConfig.parse(STUDY | {"study": "bad", "cohort": "cohort/bad.csv", "folds": {"count": 3}}, "test")
     with pytest.raises(BadInput) as refused:
