@@ -84,11 +84,11 @@ class World:
         for row in rows:
             name = f"{CANARY}_{Path(row['video']).name}"
             (cohort / row["video"]).rename(cohort / name)
-            row.update(video=name, subject=f"{CANARY}-{row['subject']}")
+            row.update(video=name, subject=f"{CANARY}-{row['subject']}", visit=f"{CANARY} day {row['visit']}")
         (cohort / f"{CANARY}_noise.mp4").write_bytes(b"no video at all" * 50)
         noise = {"video": f"{CANARY}_noise.mp4", "subject": rows[0]["subject"], "task": "hand", "score": "1"}
         with open(cohort / "cohort.csv", "w", newline="") as handle:
-            writer = csv.DictWriter(handle, ["video", "subject", "task", "score"])
+            writer = csv.DictWriter(handle, list(rows[0]))
             writer.writeheader()
             writer.writerows([*rows, noise])
         self.clip = cohort / rows[0]["video"]
@@ -284,7 +284,8 @@ def test_registering_again_makes_no_second_version(registered):
 def test_the_ledger_is_sound_knows_what_the_model_is_made_of_and_holds_nothing_useless(registered):
     found = json.loads(registered.ptune("ledger", "check", "--json"))
     assert (found["problems"], found["notes"]) == ([], [])
-    (decision,) = registered.facts().decided
+    decision = registered.facts().decided[-1]
+    assert set(registered.facts().baselines) == {"nuisance", "frozen"}
     refits = [Ledger(registered.home / "ledger").find_fit(signature) for signature in decision["fits"]]
     assert [refit.spec.held_out for refit in refits] == [()] * len(decision["members"])
     with pytest.MonkeyPatch.context() as patch:
@@ -363,6 +364,7 @@ BAD_MANIFESTS = {
 def test_bad_manifests_are_refused_before_anything_is_written(world, case):
     change, message = BAD_MANIFESTS[case]
     lines = (world.root / "cohort" / "cohort.csv").read_text().splitlines()
+    lines = [",".join(line.split(",")[:4]) for line in lines]
     (world.root / "cohort" / "bad.csv").write_text("\n".join(change(lines)) + "\n")
     config = StudyConfig.parse(STUDY | {"study": "bad", "cohort": "cohort/bad.csv", "folds": {"count": 3}}, "test")
     with pytest.raises(BadInput) as refused:

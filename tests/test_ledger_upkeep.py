@@ -206,6 +206,39 @@ def test_as_long_as_a_study_is_run_only_leftovers_go(ledger):
     assert len(remove_garbage(ledger).items) == 1
 
 
+def with_table(ledger, named=True):
+    """Keeps a table with the study `hand`, named by an event or, as after a crash, by none; returns its path."""
+    log = ledger.study("hand")
+    digest = log.keep(predictions_table(ROWS))
+    if named:
+        content = {"row": "nuisance", "name": "nuisance only", "note": "", "signature": "a" * 32, "table": digest}
+        log.append("decided", what="baseline", **content)
+    assert log.table(digest).to_pylist() == predictions_table(ROWS).to_pylist()
+    return ledger.store.root / f"studies/hand/tables/{digest}.arrow"
+
+
+def test_a_table_that_an_event_names_is_verified_and_kept(ledger):
+    path = with_table(ledger)
+    age(ledger)
+    assert (check(ledger).problems, check(ledger).notes, find_garbage(ledger).items) == ([], [], [])
+    for content in (path.read_bytes()[:-1], None):
+        path.unlink() if content is None else path.write_bytes(content)
+        (problem,) = problems(ledger)
+        assert problem.startswith(f"study hand, table {path.stem[:16]}: is missing or differs from its checksum")
+        assert "Run its sweep again" in problem
+
+
+def test_a_table_that_no_event_names_goes_unless_its_study_is_run(ledger):
+    path = with_table(ledger, named=False)
+    assert find_garbage(ledger).items == [], "an event may be about to name it"
+    age(ledger)
+    with ledger.study("hand").lease():
+        assert find_garbage(ledger).items == []
+    (item,) = remove_garbage(ledger).items
+    assert item.names == (f"studies/hand/tables/{path.name}",)
+    assert not path.exists()
+
+
 def test_studies_that_cannot_be_listed_are_no_reason_to_remove_their_fits(ledger, monkeypatch):
     age(ledger)
     scandir = os.scandir

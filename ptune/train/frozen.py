@@ -27,7 +27,8 @@ from ptune.train.loader import on_device
 from ptune.train.ordinal import ordinal_logistic
 
 KEY, NAME = "frozen", "frozen Kinetics I3D + ordinal logistic"
-#: Inverse strength of the L2 penalty on 1024 standardised features.
+#: Inverse strength of the L2 penalty on 1024 standardised features. On synthetic cohorts of both tasks, as balanced and
+#: as skewed as the paper's, choosing it by cross-validation within the training subjects scored no better.
 C = 0.01
 
 

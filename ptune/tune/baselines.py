@@ -45,43 +45,46 @@ def reviewer_rows(facts: StudyFacts, plan: Plan, manifest: Manifest, workers: in
     """
     ledger = Ledger(plan.home.ledger)
     log = ledger.study(facts.config.study)
-    for key, signature, row in (_nuisance(plan, manifest), _frozen(facts, plan, workers)):
-        if not _is_known(facts.baselines.get(key), signature, log):
-            facts.decided.append(log.append("decided", **_recorded(row(), signature, log)))
+    for key, signature, make in (_nuisance(plan, manifest), _frozen(facts, plan, workers)):
+        if not _is_recorded(facts.baselines.get(key), signature, log):
+            facts.decided.append(log.append("decided", **_recorded(make(), signature, log)))
     return study_baselines(ledger, facts)
 
 
-Row = tuple[str, str, Callable[[], Baseline]]
+#: A row's key, what determines it, and what makes it.
+Recipe = tuple[str, str, Callable[[], Baseline]]
 
 
-def _nuisance(plan: Plan, manifest: Manifest) -> Row:
+def _nuisance(plan: Plan, manifest: Manifest) -> Recipe:
     known = {video.id: video for video in manifest.videos}
-    found = circumstances([known[video.video_id] for video in plan.videos], open_store(*_features(plan)))
+    found = circumstances([known[video.video_id] for video in plan.videos], _store(plan))
     signature = _signature(plan, {video: vars(facts) for video, facts in found.items()})
     names = plan.config.grouping.names
     return nuisance.KEY, signature, lambda: nuisance_row(plan.videos, plan.folds, found, names)
 
 
-def _frozen(facts: StudyFacts, plan: Plan, workers: int | None) -> Row:
+def _frozen(facts: StudyFacts, plan: Plan, workers: int | None) -> Recipe:
     try:
         weights = kinetics_path(plan.home.weights)
         digest = weights_hash(weights)
     except WeightsError as error:
         note = f"{error.found}; `ptune weights fetch` gets them"
-        return frozen.KEY, "", lambda: Baseline(frozen.KEY, frozen.NAME, None, note)
+        # A row that was made while they were there stays.
+        signature = facts.baselines.get(frozen.KEY, {"signature": ""})["signature"]
+        return frozen.KEY, signature, lambda: Baseline(frozen.KEY, frozen.NAME, None, note)
     stream = facts.stream(min(facts.trials.values(), key=lambda trial: (-trial.revision, trial.number)))
     what = {"weights": digest, "crop": stream.crop, "protocol": stream.test.model_dump()}
     signature = _signature(plan, what | {"extraction": plan.config.extraction.signature()})
 
-    def row() -> Baseline:
-        store = open_store(*_features(plan))
+    def make() -> Baseline:
+        store = _store(plan)
         place = partial(embedding_file, store, weights=digest, protocol=stream.test, crop=stream.crop)
         files = {video.video_id: place(video.video_id) for video in plan.videos}
         _embed_missing(plan, store, files, weights, stream, workers)
         vectors = np.stack([np.load(files[video.video_id]) for video in plan.videos])
         return frozen_row(plan.videos, plan.folds, vectors, plan.config.grouping.names)
 
-    return frozen.KEY, signature, row
+    return frozen.KEY, signature, make
 
 
 def _embed_missing(
@@ -102,8 +105,8 @@ def _embed(
     embed(videos, store, files, weights, protocol, crop, Acceleration.best())
 
 
-def _features(plan: Plan) -> tuple[Path, Any]:
-    return plan.home.features, plan.config.extraction
+def _store(plan: Plan) -> FeatureStore:
+    return open_store(plan.home.features, plan.config.extraction)
 
 
 def _signature(plan: Plan, what: Any) -> str:
@@ -111,14 +114,16 @@ def _signature(plan: Plan, what: Any) -> str:
     return signature_of({"version": VERSION, "videos": videos, "classes": plan.config.grouping.names, "what": what})
 
 
-def _is_known(event: dict[str, Any] | None, signature: str, log: StudyLog) -> bool:
-    """Returns whether an event has this row; one without a table, where nothing changed, is as good."""
+def _is_recorded(event: dict[str, Any] | None, signature: str, log: StudyLog) -> bool:
+    """Returns whether the last event of a row says the same, and its table, where it has one, is whole."""
     if event is None or event["signature"] != signature:
         return False
     try:
-        return not event["table"] or bool(log.table(event["table"]))
+        if event["table"]:
+            log.table(event["table"])
     except LedgerError:
         return False
+    return True
 
 
 def _recorded(row: Baseline, signature: str, log: StudyLog) -> dict[str, Any]:
