@@ -10,7 +10,7 @@ CSS = """
 * { box-sizing: border-box; }
 body { margin: 0; background: #f4f6f8; color: var(--ink); font: 15px/1.55 system-ui, "Segoe UI", Roboto,
   "Helvetica Neue", "Liberation Sans", Arial, sans-serif; }
-main { max-width: 1040px; margin: 0 auto; padding: 28px 36px 60px; background: var(--paper); min-height: 100vh; }
+main { max-width: 1180px; margin: 0 auto; padding: 28px 36px 60px; background: var(--paper); min-height: 100vh; }
 h1 { font-size: 26px; margin: 8px 0 2px; letter-spacing: -0.01em; }
 h2 { font-size: 18px; margin: 38px 0 10px; padding-bottom: 5px; border-bottom: 1px solid var(--line); }
 p { margin: 8px 0; max-width: 78ch; }

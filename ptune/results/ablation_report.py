@@ -12,7 +12,7 @@ import numpy as np
 from ptune import page
 from ptune.results import plots
 from ptune.results.ablation import AblationResult
-from ptune.results.ablation_tables import HEADINGS, columns_table
+from ptune.results.ablation_tables import HEADINGS, PLAIN, columns_table
 from ptune.results.contrasts import Contrast, TaskNumbers
 from ptune.results.families import seed_mean
 from ptune.results.methods import ablation_methods
@@ -60,7 +60,7 @@ def _sections(numbers: TaskNumbers, tables: dict[str, Table]) -> list[tuple[str,
 
 
 def _forest(numbers: TaskNumbers) -> str:
-    gains = [_gain(item.one, item) for item in numbers.against_reference.values()]
+    gains = [_gain(item.one, item, numbers.metric) for item in numbers.against_reference.values()]
     if not gains:
         return ""
     label = f"{HEADINGS[numbers.metric]}, difference from {numbers.reference}"
@@ -69,7 +69,8 @@ def _forest(numbers: TaskNumbers) -> str:
 
 def _columns_forest(numbers: TaskNumbers) -> str:
     names = [line.cells[0] for line in columns_table(numbers).lines]
-    gains = [_gain(name, item) for name, item in zip(names, numbers.across_columns, strict=True)]
+    pairs = zip(names, numbers.across_columns, strict=True)
+    gains = [_gain(name, item, numbers.metric) for name, item in pairs]
     first, *others = numbers.config.columns
     label = f"{HEADINGS[numbers.metric]}, {first} minus {others[0] if len(others) == 1 else 'another'}"
     return _drawn(gains, label, f"columns-{numbers.task.facts.config.study}")
@@ -80,9 +81,11 @@ def _drawn(gains: list[plots.Gain], label: str, name: str) -> str:
     return plots.svg(plots.forest_figure(gains, label), name) + page.paragraph(note, "caption")
 
 
-def _gain(name: str, item: Contrast) -> plots.Gain:
+def _gain(name: str, item: Contrast, metric: str) -> plots.Gain:
+    """Returns a row of a forest plot in the units of the tables."""
+    unit = 1 if metric in PLAIN else 100
     low, high = item.found.interval
-    return plots.Gain(name, item.found.difference, low, high, item.supported)
+    return plots.Gain(name, unit * item.found.difference, unit * low, unit * high, item.supported)
 
 
 def _errors(numbers: TaskNumbers) -> str:
