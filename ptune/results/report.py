@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING
 from ptune import page
 from ptune.home import write_bytes
 from ptune.ledger import Ledger
-from ptune.metrics import PER_CLASS, majority_class, majority_row
+from ptune.metrics import majority_class, majority_row
 from ptune.replay import Baseline, StudyFacts, study_baselines
 from ptune.results import plots
-from ptune.results.beside import beside, remarks
-from ptune.results.fusion import Fusion, study_frames, study_fusion
+from ptune.results.beside import ALPHA, beside, remarks
+from ptune.results.errors import clips_section, errors_section
+from ptune.results.families import compare_family, fold_support
+from ptune.results.fusion import Fusion, fuse, study_frames, study_fusion
 from ptune.results.methods import study_methods
 from ptune.results.privacy import public_reason
 from ptune.results.selection import study_corrected
-from ptune.results.stats import ESTIMABLE_SUBJECTS, beats_majority, class_subjects, cluster_interval, pooled_confusion
+from ptune.results.stats import beats_majority, cluster_interval
 from ptune.results.tables import (
     caption,
     percent,
@@ -58,7 +60,10 @@ def write_report(
     chosen, rows = fusion or study_fusion(facts, frames), study_baselines(ledger, facts)
     sections = [("", _summary(facts, frames, chosen, rows)), ("Results", _results(facts, frames, chosen, rows))]
     if chosen is not None:
-        sections.append(("Errors", _errors(facts, chosen)))
+        sections.append(("Comparisons", _comparisons(facts, frames, chosen)))
+        sections.append(("Errors", errors_section(facts, chosen)))
+        sections.append(("Clips", clips_section(chosen, frames, facts.config.grouping.names)))
+        sections.append(("Folds", _folds(facts, chosen.frame)))
     sections += [("Search", _search(facts)), ("Learning curves", _curves(facts))]
     if chosen is not None:
         sections.append(("Attention", _attention(facts, frames, chosen)))
@@ -115,21 +120,41 @@ def _results(
     return study_table(facts, frames, fusion, baselines).html()
 
 
-def _errors(facts: StudyFacts, fusion: Fusion) -> str:
-    names = facts.config.grouping.names
-    figure = plots.confusion_figure(pooled_confusion(fusion.frame, len(names)), names, fusion.name)
-    rows = []
-    for name, subjects in zip(names, class_subjects(fusion.frame, len(names)), strict=True):
-        values = [fusion.metrics[f"{kind}.{name}"] for kind in PER_CLASS[:3]]
-        shown = [percent(value) for value in values] if subjects >= ESTIMABLE_SUBJECTS else ["not estimable"] * 3
-        rows.append([name, *shown, f"{fusion.metrics[f'support.{name}']:.0f}", str(subjects)])
-    table = page.table(["class", "precision", "recall", "F1", "videos", "subjects"], rows)
-    beside = page.paragraph(
-        f"Within one class: {percent(fusion.metrics['within_one'])} % of videos. "
-        f"Rank correlation with the clinician's class: {fusion.metrics['spearman']:.2f}.",
-        "soft",
+def _comparisons(facts: StudyFacts, frames: Mapping[int, pd.DataFrame], fusion: Fusion) -> str:
+    """Returns how all other streams and fusions compare with the chosen one, on the same videos."""
+    names, metric = facts.config.grouping.names, fusion.metric
+    cells = {trial_name(facts.trials[number]): [frame] for number, frame in frames.items()}
+    cells |= {
+        item.name: [fuse([frames[number] for number in item.members.values()])]
+        for item in fusion.tried
+        if len(item.members) > 1
+    }
+    number = next(iter(fusion.members.values()))
+    chosen = fusion.name if len(fusion.members) > 1 else trial_name(facts.trials[number])
+    pairs = [(name, chosen) for name in cells if name != chosen]
+    if not pairs:
+        return page.paragraph("There is nothing to compare the only stream with.", "soft")
+    gains = []
+    for (name, _), (found, corrected) in zip(pairs, compare_family(cells, pairs, metric, names), strict=True):
+        low, high = found.interval
+        gains.append(plots.Gain(name, 100 * found.difference, 100 * low, 100 * high, corrected <= ALPHA))
+    figure = plots.forest_figure(gains, f"{plots.WORDS.get(metric, metric)}, difference from {chosen}, points")
+    note = (
+        f"{chosen} was chosen because it scores best here, which favours it. Lines are 95 % intervals of one "
+        "comparison each, over resampled subjects; a filled dot is supported after Holm's correction over all of them."
     )
-    return f'<div class="pair"><div>{plots.svg(figure, "confusion", full=False)}</div><div>{table}{beside}</div></div>'
+    return plots.svg(figure, "forest") + page.paragraph(note, "caption")
+
+
+def _folds(facts: StudyFacts, frame: pd.DataFrame) -> str:
+    names = facts.config.grouping.names
+    support = fold_support(frame, len(names))
+    rows = [
+        [name, *(f"{support[fold][index][0]} ({support[fold][index][1]})" for fold in support)]
+        for index, name in enumerate(names)
+    ]
+    table = page.table(["class", *(f"fold {fold}" for fold in support)], rows)
+    return table + page.paragraph("Videos (subjects) that each fold holds out.", "caption")
 
 
 def _search(facts: StudyFacts) -> str:

@@ -50,7 +50,7 @@ def test_one_part_is_taken_from_the_best_fusion_at_a_time(place):
     run_study(StudyConfig.parse(study, "test"), root, home, workers=2)
 
     config = load_ablation(root / "apart.yaml", home)
-    assert list(config.rows) == ["complete", "without attention", "without flow", "without mb"], "nothing was pretrained"
+    assert list(config.rows) == ["complete", "without attention", "without flow", "without mb"]
     estimate = estimate_ablation(config, root, home, workers=2)
     assert "4 cells of 4 streams; 4 fits to train, 4 are there" in estimate.text()
 
