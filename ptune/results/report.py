@@ -17,9 +17,8 @@ from ptune.ledger import Ledger
 from ptune.metrics import PER_CLASS, majority_class, majority_row
 from ptune.replay import StudyFacts
 from ptune.results import plots
-from ptune.results.fusion import Fusion, study_frames, study_fusion
+from ptune.results.fusion import Fusion, study_corrected, study_frames, study_fusion
 from ptune.results.privacy import public_reason
-from ptune.results.selection import study_corrected
 from ptune.results.stats import ESTIMABLE_SUBJECTS, beats_majority, class_subjects, cluster_interval, pooled_confusion
 from ptune.results.tables import (
     UNITS,

@@ -10,10 +10,9 @@ from ptune.errors import BadInput
 from ptune.home import Home
 from ptune.ledger import Ledger
 from ptune.replay import StudyFacts
-from ptune.results.fusion import Fusion, study_frames, study_fusion
+from ptune.results.fusion import Fusion, study_corrected, study_frames, study_fusion
 from ptune.results.report import write_report
-from ptune.results.selection import Corrected, study_corrected
-from ptune.results.stats import AgainstMajority, beats_majority
+from ptune.results.stats import AgainstMajority, Corrected, beats_majority
 from ptune.results.status import require_study
 from ptune.results.tables import StudyTable, study_table, warnings_of
 
