@@ -15,8 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ptune.metrics import from_confusion
-from ptune.results.comparison import compare_matrices, holm
-from ptune.results.selection import corrected_score
+from ptune.results.stats import bbc_cv, compare_matrices, holm
 
 SUBJECTS, VIDEOS, CLASSES = 25, 4, 3
 #: Spread of subjects' difficulty, of the chance to be right.
@@ -47,7 +46,7 @@ def coverage(metric: str, skills: tuple[float, float], studies: int) -> None:
     truth, inside, below = one - other, 0, 0
     for seed in range(studies):
         pair = _pair(random, skills)
-        low, high = compare_matrices(pair[0], pair[1], metric, seed=seed, draws=2000).interval
+        low, high = compare_matrices(pair[0], pair[1], metric, seed=seed).interval
         inside += low <= truth <= high
         below += truth < low
     print(
@@ -77,7 +76,7 @@ def familywise(metric: str, studies: int) -> None:
             matrices(labels, answers(random, 0.6, hard + random.normal(0, SPREAD / 2, SUBJECTS), labels))
             for _ in range(FAMILY + 1)
         ]
-        p_values = [compare_matrices(cells[0], cell, metric, seed=seed, draws=10).p_value for cell in cells[1:]]
+        p_values = [compare_matrices(cells[0], cell, metric, seed=seed).p_value for cell in cells[1:]]
         uncorrected += min(p_values) <= 0.05
         wrong += min(holm(p_values)) <= 0.05
     print(
@@ -109,7 +108,7 @@ def selection(metric: str, spread: float, searches: int) -> None:
             wrong = (labels + random.integers(1, CLASSES, len(labels))) % CLASSES
             predicted = np.where(luck < chance, labels, wrong)
             frames[number] = pd.DataFrame({**common, "probabilities": list(np.eye(CLASSES)[predicted])})
-        found = corrected_score({"flow": frames}, metric, ("a", "b", "c"), seed=seed, draws=500)
+        found = bbc_cv({"flow": frames}, metric, ("a", "b", "c"), seed=seed, draws=500)
         naive.append(found.naive)
         corrected.append(found.corrected)
         truth.append(np.clip(skills[found.members["flow"]] + random.normal(0, SPREAD, 4000), 0.02, 0.98).mean())

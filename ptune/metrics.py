@@ -6,6 +6,7 @@ Knows nothing of subjects, folds or studies.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,8 @@ METRICS = (
     "spearman",
 )
 PER_CLASS = ("precision", "recall", "f1", "support")
+#: Metrics of which less is better.
+LOWER_IS_BETTER = {"mae"}
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -56,9 +59,17 @@ def score(
         ValueError: no video, a shape that does not fit, a label outside the classes, a probability that is not finite.
     """
     labels_N, predicted_N = _checked(labels, probabilities, len(class_names))
-    matrix = confusion(labels_N, predicted_N, len(class_names))
-    values = {name: float(value) for name, value in from_confusion(matrix, class_scores).items()}
-    for kind, value_M in per_class(matrix).items():
+    return score_confusion(confusion(labels_N, predicted_N, len(class_names)), class_names, class_scores)
+
+
+def score_confusion(
+    matrix: ArrayLike, class_names: Sequence[str], class_scores: Sequence[float] | None = None
+) -> dict[str, float]:
+    """Returns `score` of one confusion matrix [M,M], rows true; means of counts over seeds are counts too."""
+    formulas = _Formulas(np.asarray(matrix), class_scores)
+    values = {metric: float(getattr(formulas, metric)) for metric in METRICS}
+    for kind in PER_CLASS:
+        value_M = getattr(formulas, kind)
         values |= {f"{kind}.{name}": float(value) for name, value in zip(class_names, value_M, strict=True)}
     return values
 
@@ -100,23 +111,92 @@ def from_confusion(matrix: NDArray[Any], class_scores: Sequence[float] | None = 
     Returns:
         float64 [...] per metric.
     """
-    counts = np.asarray(matrix, np.float64)
-    classes = counts.shape[-1]
-    support, predicted, total = counts.sum(-1), counts.sum(-2), counts.sum((-2, -1))
-    by_class = per_class(counts)
-    index = np.arange(classes, dtype=np.float64)
-    place = index if class_scores is None else np.asarray(class_scores, np.float64)
-    distance = np.abs(place[:, None] - place[None, :])
-    return {
-        "accuracy": _ratio(np.trace(counts, axis1=-2, axis2=-1), total),
-        "f1_weighted": _ratio((by_class["f1"] * support).sum(-1), total),
-        "f1_macro": by_class["f1"].mean(-1),
-        "balanced_accuracy": _ratio(by_class["recall"].sum(-1), (support > 0).sum(-1).astype(np.float64)),
-        "kappa_quadratic": _kappa(counts, (index[:, None] - index[None, :]) ** 2),
-        "mae": _ratio((counts * distance).sum((-2, -1)), total),
-        "within_one": _ratio((counts * (distance <= 1)).sum((-2, -1)), total),
-        "spearman": _spearman(counts, support, predicted),
-    }
+    formulas = _Formulas(matrix, class_scores)
+    return {metric: getattr(formulas, metric) for metric in METRICS}
+
+
+def metric_of(matrix: NDArray[Any], metric: str) -> Floats:
+    """Returns one metric of many confusion matrices, float64 [...]; arguments as in `from_confusion`.
+
+    Raises:
+        ValueError: the metric is unknown.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric {metric!r}, expected one of {', '.join(METRICS)}")
+    values: Floats = getattr(_Formulas(matrix), metric)
+    return values
+
+
+class _Formulas:
+    """Metrics of confusion counts [...,M,M], each computed when asked for; a property for each of `METRICS`."""
+
+    def __init__(self, matrix: NDArray[Any], class_scores: Sequence[float] | None = None) -> None:
+        self.counts = np.asarray(matrix, np.float64)
+        self.index = np.arange(self.counts.shape[-1], dtype=np.float64)
+        place = self.index if class_scores is None else np.asarray(class_scores, np.float64)
+        self.distance = np.abs(place[:, None] - place[None, :])
+        self.correct = np.diagonal(self.counts, axis1=-2, axis2=-1)
+
+    @cached_property
+    def support(self) -> Floats:
+        return np.asarray(self.counts.sum(-1))
+
+    @cached_property
+    def predicted(self) -> Floats:
+        return np.asarray(self.counts.sum(-2))
+
+    @cached_property
+    def total(self) -> Floats:
+        return np.asarray(self.support.sum(-1))
+
+    @cached_property
+    def precision(self) -> Floats:
+        return _ratio(self.correct, self.predicted)
+
+    @cached_property
+    def recall(self) -> Floats:
+        return _ratio(self.correct, self.support)
+
+    @cached_property
+    def f1(self) -> Floats:
+        return _ratio(2 * self.correct, self.support + self.predicted)
+
+    @property
+    def accuracy(self) -> Floats:
+        return _ratio(self.correct.sum(-1), self.total)
+
+    @property
+    def f1_weighted(self) -> Floats:
+        return _ratio((self.f1 * self.support).sum(-1), self.total)
+
+    @property
+    def f1_macro(self) -> Floats:
+        return np.asarray(self.f1.mean(-1))
+
+    @property
+    def balanced_accuracy(self) -> Floats:
+        return _ratio(self.recall.sum(-1), (self.support > 0).sum(-1))
+
+    @property
+    def kappa_quadratic(self) -> Floats:
+        weights = (self.index[:, None] - self.index[None, :]) ** 2
+        by_chance = (self.support[..., :, None] * self.predicted[..., None, :] * weights).sum((-2, -1))
+        return _ratio(by_chance - (self.counts * weights).sum((-2, -1)) * self.total, by_chance)
+
+    @property
+    def mae(self) -> Floats:
+        return _ratio((self.counts * self.distance).sum((-2, -1)), self.total)
+
+    @property
+    def within_one(self) -> Floats:
+        return _ratio((self.counts * (self.distance <= 1)).sum((-2, -1)), self.total)
+
+    @property
+    def spearman(self) -> Floats:
+        rank_true, rank_predicted = _centred_ranks(self.support), _centred_ranks(self.predicted)
+        covariance = (self.counts * rank_true[..., :, None] * rank_predicted[..., None, :]).sum((-2, -1))
+        spread = (self.support * rank_true**2).sum(-1) * (self.predicted * rank_predicted**2).sum(-1)
+        return np.clip(_ratio(covariance, np.sqrt(spread)), -1.0, 1.0)
 
 
 def majority(labels: ArrayLike, classes: int) -> Floats:
@@ -159,29 +239,6 @@ def _checked(labels: ArrayLike, probabilities: ArrayLike, classes: int) -> tuple
     if not np.isfinite(probabilities_NM).all():
         raise ValueError("a probability is not finite")
     return labels_N.astype(np.int64), probabilities_NM.argmax(1)
-
-
-def per_class(matrix: NDArray[Any]) -> dict[str, Floats]:
-    """Returns `PER_CLASS` of one or many confusion matrices [...,M,M], float64 [...,M] each, under the zero rule."""
-    counts = np.asarray(matrix, np.float64)
-    correct = np.diagonal(counts, axis1=-2, axis2=-1)
-    support, predicted = counts.sum(-1), counts.sum(-2)
-    values = (_ratio(correct, predicted), _ratio(correct, support), _ratio(2 * correct, support + predicted), support)
-    return dict(zip(PER_CLASS, values, strict=True))
-
-
-def _kappa(counts: Floats, weights: Floats) -> Floats:
-    expected = counts.sum(-1)[..., :, None] * counts.sum(-2)[..., None, :]
-    by_chance = (expected * weights).sum((-2, -1))
-    observed = (counts * weights).sum((-2, -1)) * counts.sum((-2, -1))
-    return _ratio(by_chance - observed, by_chance)
-
-
-def _spearman(counts: Floats, support: Floats, predicted: Floats) -> Floats:
-    rank_true, rank_predicted = _centred_ranks(support), _centred_ranks(predicted)
-    covariance = (counts * rank_true[..., :, None] * rank_predicted[..., None, :]).sum((-2, -1))
-    spread = (support * rank_true**2).sum(-1) * (predicted * rank_predicted**2).sum(-1)
-    return np.clip(_ratio(covariance, np.sqrt(spread)), -1.0, 1.0)
 
 
 def _centred_ranks(counts_M: Floats) -> Floats:

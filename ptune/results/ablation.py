@@ -13,8 +13,7 @@ from ptune.replay import study_baselines
 from ptune.results.ablation_tables import main_table, task_tables
 from ptune.results.beside import MEANING
 from ptune.results.cells import TaskCells, ablation_cells
-from ptune.results.contrasts import TaskNumbers
-from ptune.results.families import Frames
+from ptune.results.contrasts import Frames, TaskNumbers
 from ptune.results.stats import ESTIMABLE_SUBJECTS, class_subjects
 from ptune.results.table import Table
 

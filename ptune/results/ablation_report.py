@@ -13,9 +13,9 @@ from ptune import page
 from ptune.results import plots
 from ptune.results.ablation import AblationResult
 from ptune.results.ablation_tables import HEADINGS, PLAIN, columns_table
-from ptune.results.contrasts import Contrast, TaskNumbers
-from ptune.results.families import seed_mean
+from ptune.results.contrasts import TaskNumbers
 from ptune.results.methods import ablation_methods
+from ptune.results.stats import Comparison, by_subject
 from ptune.results.table import Table
 
 FILE_NAME = "report.html"
@@ -81,7 +81,7 @@ def _drawn(gains: list[plots.Gain], label: str, name: str) -> str:
     return plots.svg(plots.forest_figure(gains, label), name) + page.paragraph(note, "caption")
 
 
-def _gain(name: str, item: Contrast, metric: str) -> plots.Gain:
+def _gain(name: str, item: Comparison, metric: str) -> plots.Gain:
     """Returns a row of a forest plot in the units of the tables."""
     unit = 1 if metric in PLAIN else 100
     low, high = item.found.interval
@@ -95,7 +95,7 @@ def _errors(numbers: TaskNumbers) -> str:
     shown = dict.fromkeys([name for name in (numbers.reference, highest) if name in numbers.cells])
     figures = []
     for place, name in enumerate(shown):
-        counts = np.rint(seed_mean(numbers.cells[name], len(names)).sum(0)).astype(np.int64)
+        counts = np.rint(by_subject(numbers.cells[name], len(names)).sum(0)).astype(np.int64)
         figure = plots.confusion_figure(counts, names, name)
         figures.append(plots.svg(figure, f"confusion-{place}-{numbers.task.facts.config.study}", full=False))
     body = "".join(f"<div>{figure}</div>" for figure in figures)

@@ -10,11 +10,10 @@ from collections.abc import Callable, Sequence
 from ptune.config import signature_of
 from ptune.config.ablation import AblationConfig
 from ptune.metrics import METRICS
-from ptune.results.contrasts import LEVEL, Contrast, TaskNumbers
-from ptune.results.families import fold_support
-from ptune.results.stats import ESTIMABLE_SUBJECTS, class_subjects
+from ptune.results.contrasts import TaskNumbers
+from ptune.results.stats import ESTIMABLE_SUBJECTS, LEVEL, Comparison, class_subjects, fold_support
 from ptune.results.table import Line, Table
-from ptune.results.tables import decimal, origin, percent, protocol_name
+from ptune.results.tables import decimal, origin, percent, protocol_name, support_rows
 
 TICKS = {"rgb": "RGB", "flow": "Flow", "mb": "MBs"}
 TICK, MISSING, APART, BEST = "x", "-", "*", "†"
@@ -166,12 +165,9 @@ def classes_table(numbers: TaskNumbers) -> Table:
 def folds_table(numbers: TaskNumbers) -> Table:
     """Returns how many videos and subjects of each class each fold holds out."""
     names = numbers.class_names
-    support = fold_support(numbers.frame, len(names))
-    lines = [
-        Line((label, *(f"{support[fold][index][0]} ({support[fold][index][1]})" for fold in support)))
-        for index, label in enumerate(names)
-    ]
-    headings = (("", "class"), *(("held out in fold", str(fold)) for fold in support))
+    rows, folds = support_rows(fold_support(numbers.frame, names), names)
+    lines = [Line(tuple(row)) for row in rows]
+    headings = (("", "class"), *(("held out in fold", str(fold)) for fold in folds))
     return Table(task_caption(numbers), headings, tuple(lines), ("Videos (subjects).",))
 
 
@@ -264,7 +260,7 @@ def _interval(interval: tuple[float, float], write: Callable[[float], str]) -> s
     return f"{write(interval[0])} to {write(interval[1])}"
 
 
-def _against(contrast: Contrast | None, write: Callable[[float], str]) -> list[str]:
+def _against(contrast: Comparison | None, write: Callable[[float], str]) -> list[str]:
     if contrast is None:
         return ["", "", "", ""]
     difference = contrast.found.difference

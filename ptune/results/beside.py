@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ptune.replay import Baseline
-from ptune.results.comparison import Difference, compare
+from ptune.results.stats import Difference, paired_bootstrap
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,7 +76,9 @@ def beside(
         metric: one of `ptune.metrics.METRICS`.
     """
     return tuple(
-        Beside(row, metric, compare(frame, row.frame, metric, class_names)) for row in rows if row.frame is not None
+        Beside(row, metric, paired_bootstrap(frame, row.frame, metric, class_names))
+        for row in rows
+        if row.frame is not None
     )
 
 

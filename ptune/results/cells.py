@@ -13,9 +13,9 @@ from ptune.config.ablation import AblationConfig, Cell, seeded
 from ptune.errors import BadInput
 from ptune.ledger import Ledger
 from ptune.replay import StudyFacts, TrialFacts, out_of_fold, read_study
-from ptune.results.comparison import why_not_comparable
 from ptune.results.fusion import fuse
 from ptune.results.privacy import public_reason
+from ptune.results.stats import why_not_comparable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +78,7 @@ def require_comparable(cells: Sequence[CellResult]) -> None:
     """
     tables = [(cell, frame) for cell in cells for frame in cell.frames]
     for cell, frame in tables[1:]:
-        problem = why_not_comparable(tables[0][1], frame)
+        problem = why_not_comparable(tables[0][1], frame, (tables[0][0].name, cell.name))
         if problem:
             raise BadInput(
                 f"cells {tables[0][0].name!r} and {cell.name!r}",

@@ -9,43 +9,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ptune.config.ablation import AblationConfig
 from ptune.results.cells import TaskCells
-from ptune.results.comparison import Difference
-from ptune.results.families import FoldMean, Frames, best_of_all, cell_interval, compare_family, fold_mean, pooled
+from ptune.results.stats import (
+    Comparison,
+    FoldMean,
+    best_cell,
+    cluster_interval,
+    compare_family,
+    fold_mean,
+    pooled_metrics,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LEVEL = 0.05
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """One comparison of a family; `corrected` is its p value after Holm's correction."""
-
-    one: str
-    other: str
-    found: Difference
-    corrected: float
-
-    @property
-    def supported(self) -> bool:
-        """Whether the corrected test tells the two apart."""
-        return self.corrected <= LEVEL
-
-    def facts(self) -> dict[str, Any]:
-        """Returns plain values."""
-        return {
-            "one": self.one,
-            "other": self.other,
-            "difference": self.found.difference,
-            "interval": self.found.interval,
-            "p_value": self.found.p_value,
-            "corrected": self.corrected,
-        }
+Frames = Sequence["pd.DataFrame"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +61,7 @@ class TaskNumbers:
     @cached_property
     def metrics(self) -> dict[str, dict[str, float]]:
         """Metrics of cells and rows, pooled over folds; counts are summed over seeds."""
-        return {name: pooled(frames, self.class_names) for name, frames in self.everything.items()}
+        return {name: pooled_metrics(frames, self.class_names) for name, frames in self.everything.items()}
 
     def value(self, name: str) -> float | None:
         """Returns the objective of a cell or row; None where it has no predictions."""
@@ -99,7 +80,9 @@ class TaskNumbers:
     @cached_property
     def intervals(self) -> dict[str, tuple[float, float]]:
         """95 % interval of the objective over resampled subjects."""
-        return {name: cell_interval(frames, self.metric, self.class_names) for name, frames in self.everything.items()}
+        return {
+            name: cluster_interval(frames, self.metric, self.class_names) for name, frames in self.everything.items()
+        }
 
     @cached_property
     def folds(self) -> dict[str, FoldMean]:
@@ -115,7 +98,7 @@ class TaskNumbers:
         )
 
     @cached_property
-    def against_reference(self) -> dict[str, Contrast]:
+    def against_reference(self) -> dict[str, Comparison]:
         """Every other cell minus the reference, by the cell's name; none while the reference is not complete."""
         if self.reference not in self.cells:
             return {}
@@ -123,7 +106,7 @@ class TaskNumbers:
         return {contrast.one: contrast for contrast in found}
 
     @cached_property
-    def across_columns(self) -> tuple[Contrast, ...]:
+    def across_columns(self) -> list[Comparison]:
         """Each row's first column minus its others."""
         by_row: dict[str, list[str]] = {}
         for item in self.task.cells:
@@ -131,7 +114,7 @@ class TaskNumbers:
         pairs = [(names[0], other) for names in by_row.values() for other in names[1:]]
         return self._family([pair for pair in pairs if set(pair) <= set(self.cells)])
 
-    def against_row(self, row: str) -> dict[str, Contrast]:
+    def against_row(self, row: str) -> dict[str, Comparison]:
         """Returns every cell minus one of the rows, by the cell's name."""
         return {contrast.one: contrast for contrast in self._family([(name, row) for name in self.cells])}
 
@@ -140,8 +123,7 @@ class TaskNumbers:
         """The cell that is better than every other by Holm's correction over all pairs; None where none is."""
         if len(self.cells) < 2:
             return None
-        return best_of_all(self.cells, self.metric, self.class_names, LEVEL)
+        return best_cell(self.cells, self.metric, self.class_names)
 
-    def _family(self, pairs: Sequence[tuple[str, str]]) -> tuple[Contrast, ...]:
-        found = compare_family(self.everything, pairs, self.metric, self.class_names)
-        return tuple(Contrast(one, other, *item) for (one, other), item in zip(pairs, found, strict=True))
+    def _family(self, pairs: Sequence[tuple[str, str]]) -> list[Comparison]:
+        return compare_family(self.everything, pairs, self.metric, self.class_names)

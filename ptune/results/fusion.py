@@ -17,6 +17,7 @@ from ptune.errors import BadInput
 from ptune.ledger import Ledger
 from ptune.metrics import score_frame, stacked
 from ptune.replay import StudyFacts, out_of_fold
+from ptune.results.stats import Corrected, bbc_cv, why_not_comparable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,16 +92,14 @@ def fuse(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     ordered = [frame.sort_values("video_id", ignore_index=True) for frame in frames]
     first = ordered[0]
     for number, other in enumerate(ordered[1:], 2):
-        _require_same_videos(first, other, number)
-        for column in ("fold", "label"):
-            differing = first["video_id"][(first[column] != other[column]).to_numpy()].tolist()
-            if differing:
-                raise BadInput(
-                    "fusion",
-                    f"streams 1 and {number} have another {column} for {_some(differing)}",
-                    f"the same {column} in every stream",
-                    "Fuse trials of one study.",
-                )
+        problem = why_not_comparable(first, other, ("stream 1", f"stream {number}"))
+        if problem:
+            raise BadInput(
+                "fusion",
+                problem,
+                "the same videos, subjects, folds and labels in every stream, each video once",
+                "Fuse trials of one study that finished on the same cohort.",
+            )
     mean = np.mean([stacked(frame) for frame in ordered], axis=0)
     return first[["video_id", "subject", "fold", "score", "label"]].assign(probabilities=list(mean))
 
@@ -172,33 +171,19 @@ def study_fusion(facts: StudyFacts, frames: Mapping[int, pd.DataFrame]) -> Fusio
 
 
 def by_modality(facts: StudyFacts, frames: Mapping[int, pd.DataFrame]) -> dict[str, dict[int, pd.DataFrame]]:
-    """Returns the tables of trials under their modality, by number."""
-    found: dict[str, dict[int, pd.DataFrame]] = {}
+    """Returns the tables of trials by number under their modality, in the order of the paper's table."""
+    found: dict[str, dict[int, pd.DataFrame]] = {modality: {} for modality in MODALITIES}
     for number, frame in frames.items():
-        found.setdefault(facts.stream(facts.trials[number]).modality, {})[number] = frame
-    return found
+        found[facts.stream(facts.trials[number]).modality][number] = frame
+    return {modality: trials for modality, trials in found.items() if trials}
 
 
-def _require_same_videos(first: pd.DataFrame, other: pd.DataFrame, number: int) -> None:
-    ids, other_ids = first["video_id"].tolist(), other["video_id"].tolist()
-    if ids == other_ids and len(set(ids)) == len(ids):
-        return
-    twice = sorted({video for video in ids if ids.count(video) > 1})
-    found = []
-    if twice:
-        found.append(f"stream 1 has {_some(twice)} twice")
-    if set(ids) - set(other_ids):
-        found.append(f"stream {number} lacks {_some(sorted(set(ids) - set(other_ids)))}")
-    if set(other_ids) - set(ids):
-        found.append(f"stream 1 lacks {_some(sorted(set(other_ids) - set(ids)))}")
-    raise BadInput(
-        "fusion",
-        "; ".join(found) or f"stream {number} has a video twice",
-        "the same videos in every stream, each once",
-        "Fuse trials that finished on the same cohort.",
-    )
+def study_corrected(facts: StudyFacts, frames: Mapping[int, pd.DataFrame]) -> Corrected:
+    """Returns the corrected score of the fusion that `study_fusion` chooses, by the study's own objective.
 
-
-def _some(videos: Sequence[str]) -> str:
-    shown = ", ".join(videos[:3])
-    return shown if len(videos) <= 3 else f"{shown} and {len(videos) - 3} more"
+    Args:
+        frames: as `study_frames` returns them, at least one.
+    """
+    config = facts.config
+    fewest = config.ensemble.fewest_streams
+    return bbc_cv(by_modality(facts, frames), config.objective.metric, config.grouping.names, fewest)

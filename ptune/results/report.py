@@ -15,19 +15,18 @@ from ptune.ledger import Ledger
 from ptune.metrics import majority_class, majority_row
 from ptune.replay import Baseline, StudyFacts, study_baselines
 from ptune.results import plots
-from ptune.results.beside import ALPHA, beside, remarks
+from ptune.results.beside import beside, remarks
 from ptune.results.errors import clips_section, errors_section
-from ptune.results.families import compare_family, fold_support
-from ptune.results.fusion import Fusion, fuse, study_frames, study_fusion
+from ptune.results.fusion import Fusion, fuse, study_corrected, study_frames, study_fusion
 from ptune.results.methods import study_methods
 from ptune.results.privacy import public_reason
-from ptune.results.selection import study_corrected
-from ptune.results.stats import beats_majority, cluster_interval
+from ptune.results.stats import beats_majority, cluster_interval, compare_family, fold_support
 from ptune.results.tables import (
     caption,
     percent,
     study_labels,
     study_table,
+    support_rows,
     trial_name,
     warnings_of,
 )
@@ -135,9 +134,9 @@ def _comparisons(facts: StudyFacts, frames: Mapping[int, pd.DataFrame], fusion: 
     if not pairs:
         return page.paragraph("There is nothing to compare the only stream with.", "soft")
     gains = []
-    for (name, _), (found, corrected) in zip(pairs, compare_family(cells, pairs, metric, names), strict=True):
-        low, high = found.interval
-        gains.append(plots.Gain(name, 100 * found.difference, 100 * low, 100 * high, corrected <= ALPHA))
+    for item in compare_family(cells, pairs, metric, names):
+        low, high = item.found.interval
+        gains.append(plots.Gain(item.one, 100 * item.found.difference, 100 * low, 100 * high, item.supported))
     figure = plots.forest_figure(gains, f"{plots.WORDS.get(metric, metric)}, difference from {chosen}, points")
     note = (
         f"{chosen} was chosen because it scores best here, which favours it. Lines are 95 % intervals of one "
@@ -148,12 +147,8 @@ def _comparisons(facts: StudyFacts, frames: Mapping[int, pd.DataFrame], fusion: 
 
 def _folds(facts: StudyFacts, frame: pd.DataFrame) -> str:
     names = facts.config.grouping.names
-    support = fold_support(frame, len(names))
-    rows = [
-        [name, *(f"{support[fold][index][0]} ({support[fold][index][1]})" for fold in support)]
-        for index, name in enumerate(names)
-    ]
-    table = page.table(["class", *(f"fold {fold}" for fold in support)], rows)
+    rows, folds = support_rows(fold_support(frame, names), names)
+    table = page.table(["class", *(f"fold {fold}" for fold in folds)], rows)
     return table + page.paragraph("Videos (subjects) that each fold holds out.", "caption")
 
 

@@ -11,10 +11,9 @@ from ptune.home import Home
 from ptune.ledger import Ledger
 from ptune.replay import StudyFacts, study_baselines
 from ptune.results.beside import Beside, beside, remarks
-from ptune.results.fusion import Fusion, study_frames, study_fusion
+from ptune.results.fusion import Fusion, study_corrected, study_frames, study_fusion
 from ptune.results.report import write_report
-from ptune.results.selection import Corrected, study_corrected
-from ptune.results.stats import AgainstMajority, beats_majority
+from ptune.results.stats import AgainstMajority, Corrected, beats_majority
 from ptune.results.status import require_study
 from ptune.results.table import Table
 from ptune.results.tables import study_table, warnings_of

@@ -15,7 +15,7 @@ from ptune.config import signature_of
 from ptune.metrics import labels_from_counts, majority_class, majority_row, score_frame
 from ptune.replay import Baseline, StudyFacts, TrialFacts
 from ptune.results.fusion import Fusion
-from ptune.results.stats import ESTIMABLE_SUBJECTS, class_subjects
+from ptune.results.stats import ESTIMABLE_SUBJECTS, Support, class_subjects
 from ptune.results.table import Line, Table
 
 if TYPE_CHECKING:
@@ -85,6 +85,13 @@ def study_table(
         common = names[majority_class(labels, len(names))]
         lines.append(metrics_line(f"always {common}", majority_row(labels, names), "base"))
     return Table(caption(facts, frames), metrics_headings(), tuple(lines), (UNITS,))
+
+
+def support_rows(support: Sequence[Support], class_names: Sequence[str]) -> tuple[list[list[str]], list[int]]:
+    """Returns a row for each class, its name and `videos (subjects)` in each fold, and the folds."""
+    folds = sorted({item.fold for item in support})
+    cells = {(item.name, item.fold): f"{item.videos} ({item.subjects})" for item in support}
+    return [[name, *(cells[name, fold] for fold in folds)] for name in class_names], folds
 
 
 def trial_name(trial: TrialFacts) -> str:

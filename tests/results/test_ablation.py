@@ -92,21 +92,13 @@ def test_equal_cells_are_not_marked_and_the_highest_is_said_to_be_chance():
     assert text.count("no cell is better than all the others") == 2
 
 
-def test_labels_without_meaning_are_marked_no_more_often_than_the_level_says():
-    """Predictions that know nothing of the truth: of forty tables, five per cent marked would be two."""
+def test_predictions_that_know_nothing_are_not_marked():
+    """One table of thousands: `make validity` counts how often chance marks a cell."""
     plan = config(tasks=["hand"], published=None)
-    marked = 0
-    for seed in range(40):
-        labels = np.random.default_rng(seed).permutation(np.random.default_rng(0).integers(0, 3, SUBJECTS * VIDEOS))
-        found = result([0.5] * 6, plan)
-        (numbers,) = found.tasks
-        cells = tuple(
-            CellResult(item.cell, (frame(0.33, 1000 * seed + place).assign(label=labels),))
-            for place, item in enumerate(numbers.task.cells)
-        )
-        other = TaskNumbers(plan, TaskCells("hand", numbers.task.facts, cells), {}, {})
-        marked += other.best is not None or any(item.supported for item in other.against_reference.values())
-    assert marked <= 4
+    found = result([0.33] * 6, plan)
+    (numbers,) = found.tasks
+    assert numbers.best is None
+    assert not any(item.supported for item in numbers.against_reference.values())
 
 
 def test_a_missing_stream_leaves_a_gap_with_its_reason():

@@ -79,7 +79,7 @@ def test_tables_summary_and_report_have_the_rows_of_the_ledger(study, tmp_path):
     record(ledger, Baseline("frozen", "frozen Kinetics I3D", None, "the weights are missing"))
     rows = study_baselines(ledger, read_study(ledger, "hand"))
     assert [row.key for row in rows] == ["frozen", "nuisance"]
-    names = [row.name for row in study_table(facts, frames, fusion, rows).rows]
+    names = [line.cells[0] for line in study_table(facts, frames, fusion, rows).lines]
     assert names[-2:] == ["nuisance only (duration)", "always mild"]
     found = summarise(Home(tmp_path, tmp_path / "features"), "hand")
     assert found.facts()["beside"][0]["row"] == "nuisance only (duration)"

@@ -9,18 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import f1_score
+from statsmodels.stats.multitest import multipletests
 
-from ptune.results.comparison import (
+from ptune.errors import BadInput
+from ptune.metrics import from_confusion
+from ptune.results.stats import (
     by_subject,
-    compare,
     compare_matrices,
     exchange_test,
     expanded_percentiles,
     holm,
     interval_of,
+    paired_bootstrap,
+    sign_flip_test,
     why_not_comparable,
 )
-from ptune.results.stats import sign_flip_test
 
 CLASSES = ("normal", "mild", "severe")
 
@@ -48,7 +51,7 @@ def test_a_difference_is_that_of_scikit_learns_scores():
     one, other = cell(0.8, 1), cell(0.6, 2)
     answers = [np.stack(frame["probabilities"].tolist()).argmax(1) for frame in (one, other)]
     expected = [f1_score(one["label"], answer, average="macro") for answer in answers]
-    found = compare(one, other, "f1_macro", CLASSES, draws=200)
+    found = paired_bootstrap(one, other, "f1_macro", CLASSES)
     assert (found.one, found.other) == pytest.approx(expected)
     assert found.difference == pytest.approx(expected[0] - expected[1])
 
@@ -66,7 +69,7 @@ def test_the_interval_is_scipys_bootstrap_of_paired_subjects_but_for_its_widenin
         n_resamples=20_000,
         random_state=np.random.default_rng(0),
     ).confidence_interval
-    found = compare(one, other, "accuracy", CLASSES)
+    found = paired_bootstrap(one, other, "accuracy", CLASSES)
     width, plain = found.interval[1] - found.interval[0], reference.high - reference.low
     assert plain < width < 1.12 * plain
     assert np.mean(found.interval) == pytest.approx((reference.low + reference.high) / 2, abs=0.01)
@@ -85,8 +88,6 @@ def test_widening_makes_intervals_of_means_as_wide_as_students():
 def test_the_exact_test_tries_every_exchange():
     """Five subjects, f1_macro: the p value by hand is the share of the 32 exchanges that differ as much."""
     pair = np.random.default_rng(5).integers(0, 4, (2, 5, 3, 3)) + np.eye(3, dtype=int)
-    from ptune.metrics import from_confusion
-
     gaps = []
     for exchanged in itertools.product((0, 1), repeat=5):
         one = sum(pair[choice, subject] for subject, choice in enumerate(exchanged))
@@ -114,7 +115,7 @@ def test_random_exchanges_agree_with_all_of_them():
 
 
 def test_a_cell_compared_with_itself_differs_by_nothing():
-    found = compare(cell(0.7), cell(0.7), "f1_weighted", CLASSES, draws=500)
+    found = paired_bootstrap(cell(0.7), cell(0.7), "f1_weighted", CLASSES)
     assert found.difference == 0
     assert found.interval == (0, 0)
     assert found.p_value == 1
@@ -122,10 +123,9 @@ def test_a_cell_compared_with_itself_differs_by_nothing():
 
 def test_holms_correction_of_his_example_and_of_statsmodels():
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    multitest = pytest.importorskip("statsmodels.stats.multitest")
     for seed in range(20):
         values = np.random.default_rng(seed).beta(0.3, 2, 12)
-        assert holm(values) == pytest.approx(multitest.multipletests(values, method="holm")[1])
+        assert holm(values) == pytest.approx(multipletests(values, method="holm")[1])
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
@@ -151,20 +151,56 @@ def test_one_subject_proves_nothing():
     assert found.p_value == 1
 
 
+def test_a_third_seed_of_one_cell_adds_evidence_and_no_weight():
+    """Two seeds against three: each cell's counts are means over its seeds, so that equal seeds change nothing."""
+    one, other = cell(0.8, 1), cell(0.6, 2)
+    plain = paired_bootstrap(one, other, "f1_macro", CLASSES)
+    assert paired_bootstrap([one, one], [other] * 3, "f1_macro", CLASSES) == plain
+    seeds = [cell(0.8, seed) for seed in (1, 3, 4)]
+    found = paired_bootstrap(seeds, other, "accuracy", CLASSES)
+    accuracies = [paired_bootstrap(frame, other, "accuracy", CLASSES).one for frame in seeds]
+    assert found.one == pytest.approx(np.mean(accuracies))
+
+
+@pytest.mark.parametrize("metric", ["mae", "within_one", "spearman", "kappa_quadratic"])
+def test_the_ordinal_view_is_compared_as_well(metric):
+    one, other = cell(0.85, 1), cell(0.5, 2)
+    found = paired_bootstrap(one, other, metric, CLASSES)
+    low, high = found.interval
+    assert low < found.difference < high
+    assert (found.difference < 0) == (metric == "mae"), "less error is better"
+    assert found.p_value < 0.05
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (lambda frame: frame.iloc[1:], "1 videos only in the first cell, 0 only in the second: v000"),
-        (lambda frame: frame.assign(label=[2 - label for label in frame["label"]]), "have another label, the first v"),
+        (lambda frame: frame.iloc[1:], "the second lacks v000"),
+        (
+            lambda frame: frame.assign(video_id=["w" + name for name in frame["video_id"]]),
+            "the first lacks wv000, wv001",
+        ),
+        (
+            lambda frame: frame.assign(label=[(frame["label"][0] + 1) % 3, *frame["label"][1:]]),
+            "the first and the second have another label for v000 (",
+        ),
         (
             lambda frame: frame.assign(fold=(frame["fold"] + 1) % 5),
-            "100 videos have another fold, the first v000: 0 and 1",
+            "the first and the second have another fold for v000, v001, v002 and 97 more (0 and 1)",
         ),
-        (lambda frame: pd.concat([frame, frame.iloc[:1]]), "the second cell has video v000 twice"),
+        (lambda frame: pd.concat([frame, frame.iloc[:1]]), "the second has v000 more than once"),
     ],
 )
 def test_cells_that_do_not_compare_are_refused_with_the_difference(change, expected):
     one = cell(0.7)
     assert expected in why_not_comparable(one, change(one))
-    with pytest.raises(ValueError, match="video"):
-        compare(one, change(one), "accuracy", CLASSES)
+    with pytest.raises(BadInput, match="v000"):
+        paired_bootstrap(one, change(one), "accuracy", CLASSES)
+    with pytest.raises(BadInput, match="under every seed"):
+        paired_bootstrap([one, change(one)], one, "accuracy", CLASSES)
+
+
+def test_a_refusal_names_no_subject():
+    one = cell(0.7)
+    other = one.assign(subject=["CANARY", *one["subject"][1:]])
+    assert why_not_comparable(one, other) == "the first and the second have another subject for v000"

@@ -46,7 +46,7 @@ def test_one_stream_stays_as_it_is() -> None:
         (lambda frame: frame.iloc[1:], "stream 2 lacks v1"),
         (lambda frame: frame.assign(fold=[0, 0, 1, 0]), "another fold for v4"),
         (lambda frame: frame.assign(label=[0, 2, 2, 1]), "another label for v2"),
-        (lambda frame: pd.concat([frame, frame.iloc[:1]]), "twice"),
+        (lambda frame: pd.concat([frame, frame.iloc[:1]]), "stream 2 has v1 more than once"),
     ],
 )
 def test_streams_that_do_not_match_are_refused_by_name(change, says) -> None:

@@ -7,8 +7,9 @@ import pytest
 
 from ptune.replay import read_study
 from ptune.results import plots
+from ptune.results.methods import study_methods
 from ptune.results.privacy import WITHHELD
-from ptune.results.report import methods, write_report
+from ptune.results.report import write_report
 from tests.example_study import MANIFEST, SUBJECT, example_study
 
 
@@ -25,7 +26,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_it_needs_nothing_from_elsewhere(html: str) -> None:
     assert not re.findall(r'(?:src|href)="(?!#|data:)[^"]{0,80}', html)
     assert "<script" not in html
-    assert html.count("<svg") == 4
+    assert html.count("<svg") == 7
     ids = re.findall(r'\bid="([^"]+)"', html)
     assert set(re.findall(r'href="#([^"]+)"', html)) <= set(ids)
     assert len(ids) == len(set(ids))
@@ -55,7 +56,7 @@ def test_a_study_that_just_began_has_a_report(tmp_path: Path) -> None:
     facts = read_study(ledger, "hand")
     assert facts is not None
     assert "No trial of 0 has finished yet." in write_report(tmp_path, "hand", facts, ledger).read_text()
-    assert "60 videos of 12 subjects (task hand)" in methods(facts)
+    assert "60 videos of 12 subjects (task hand)" in study_methods(facts)
 
 
 def test_plots_are_deterministic_pngs(tmp_path: Path) -> None:

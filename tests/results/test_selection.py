@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ptune.errors import BadInput
 from ptune.metrics import score_frame
 from ptune.results.fusion import choose_fusion
-from ptune.results.selection import corrected_score
+from ptune.results.stats import bbc_cv
 
 CLASSES = ("normal", "mild", "severe")
 
@@ -38,7 +39,7 @@ def search(trials, skill, seed, subjects=25, videos=4, modalities=("flow",)):
 
 
 def test_a_single_candidate_needs_hardly_any_correction():
-    found = corrected_score(search(1, 0.7, 0), "accuracy", CLASSES, draws=2000)
+    found = bbc_cv(search(1, 0.7, 0), "accuracy", CLASSES, draws=2000)
     assert found.corrected == pytest.approx(found.naive, abs=0.01)
     assert found.members == {"flow": 0}
     assert found.stability == 1
@@ -47,7 +48,7 @@ def test_a_single_candidate_needs_hardly_any_correction():
 def test_what_is_chosen_is_what_the_fusion_of_a_study_chooses():
     candidates = search(12, 0.6, 1, modalities=("rgb", "flow", "mb"))
     chosen = choose_fusion({name: list(frames.items()) for name, frames in candidates.items()}, "f1_weighted", CLASSES)
-    found = corrected_score(candidates, "f1_weighted", CLASSES, draws=50)
+    found = bbc_cv(candidates, "f1_weighted", CLASSES, draws=50)
     assert found.members == chosen.members
     assert found.naive == pytest.approx(chosen.value)
 
@@ -60,7 +61,7 @@ def test_the_best_of_many_equals_is_corrected_to_what_all_of_them_are():
     naive, corrected, truth = [], [], []
     for seed in range(10):
         candidates = search(64, 0.6, seed)
-        found = corrected_score(candidates, "accuracy", CLASSES, draws=300)
+        found = bbc_cv(candidates, "accuracy", CLASSES, draws=300)
         naive.append(found.naive)
         corrected.append(found.corrected)
         truth.append(np.mean([score_frame(frame, CLASSES)["accuracy"] for frame in candidates["flow"].values()]))
@@ -74,7 +75,7 @@ def test_a_candidate_that_is_clearly_best_keeps_its_score():
     candidates["flow"][5] = candidates["flow"][5].assign(
         probabilities=list(np.eye(3)[np.where(np.arange(100) % 10, best["label"], (best["label"] + 1) % 3)])
     )
-    found = corrected_score(candidates, "accuracy", CLASSES, draws=500)
+    found = bbc_cv(candidates, "accuracy", CLASSES, draws=500)
     assert found.members == {"flow": 5}
     assert found.stability == 1
     assert found.corrected == pytest.approx(found.naive, abs=0.01)
@@ -83,28 +84,30 @@ def test_a_candidate_that_is_clearly_best_keeps_its_score():
 def test_fewest_streams_are_respected_and_ties_go_to_fewer():
     candidates = search(1, 0.7, 0)
     twice = {"rgb": candidates["flow"], "flow": candidates["flow"]}
-    assert len(corrected_score(twice, "accuracy", CLASSES, draws=20).members) == 1
-    assert len(corrected_score(twice, "accuracy", CLASSES, fewest_streams=2, draws=20).members) == 2
+    assert len(bbc_cv(twice, "accuracy", CLASSES, draws=20).members) == 1
+    assert len(bbc_cv(twice, "accuracy", CLASSES, fewest_streams=2, draws=20).members) == 2
 
 
 def test_ten_thousand_resamples_of_a_64_trial_study_take_seconds():
     candidates = search(64, 0.6, 3, modalities=("rgb", "flow", "mb"))
     start = time.process_time()
-    corrected_score(candidates, "f1_weighted", CLASSES)
+    bbc_cv(candidates, "f1_weighted", CLASSES)
     assert time.process_time() - start < 30
 
 
-@pytest.mark.parametrize("column", ["label", "subject", "video_id"])
-def test_candidates_of_other_videos_are_refused(column):
+@pytest.mark.parametrize(
+    ("column", "says"), [("label", "label"), ("subject", "subject"), ("video_id", "trial 1 lacks v000")]
+)
+def test_candidates_of_other_videos_are_refused(column, says):
     candidates = search(2, 0.6, 4)
     frame = candidates["flow"][1]
     candidates["flow"][1] = frame.assign(**{column: frame[column].tolist()[::-1]})
     if column == "video_id":
         candidates["flow"][1] = frame.assign(video_id=[f"w{name}" for name in frame["video_id"]])
-    with pytest.raises(ValueError, match=column):
-        corrected_score(candidates, "accuracy", CLASSES)
+    with pytest.raises(BadInput, match=says):
+        bbc_cv(candidates, "accuracy", CLASSES)
 
 
 def test_no_candidate_is_refused():
-    with pytest.raises(ValueError, match="no candidate"):
-        corrected_score({"flow": {}}, "accuracy", CLASSES)
+    with pytest.raises(BadInput, match="no candidate"):
+        bbc_cv({"flow": {}}, "accuracy", CLASSES)

@@ -61,7 +61,7 @@ def test_cells_that_saw_something_else_are_refused_with_the_reason(place, traine
     whole, other = task.cells[0], task.cells[1]
     frame = other.frames[0]
     altered = {
-        "1 videos only in the first cell": frame.iloc[1:],
+        "lacks": frame.iloc[1:],
         "another fold": frame.assign(fold=1 - frame["fold"]),
         "another label": frame.assign(label=(frame["label"] + 1) % 3),
     }

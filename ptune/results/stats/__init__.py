@@ -1,0 +1,60 @@
+"""Out-of-fold predictions become statements with their uncertainty; the subject is the unit, never the video.
+
+Videos of one subject resemble each other, so that a test over videos would claim far more evidence than there is.
+Knows nothing of studies, trials or how predictions came about.
+
+    cells -> intervals, permutation -> comparison -> family      differences between cells of a table
+                                    -> majority                  one cell against the constant answer
+    cells -> intervals -> selection                              the score of having chosen the best of many
+"""
+
+from ptune.results.stats.cells import (
+    ESTIMABLE_SUBJECTS,
+    Cell,
+    FoldMean,
+    Support,
+    by_subject,
+    class_subjects,
+    fold_mean,
+    fold_support,
+    pooled_confusion,
+    pooled_metrics,
+    why_not_comparable,
+)
+from ptune.results.stats.comparison import Difference, compare_matrices, paired_bootstrap
+from ptune.results.stats.family import LEVEL, Comparison, best_cell, compare_family, holm
+from ptune.results.stats.intervals import cluster_interval, expanded_percentiles, interval_of
+from ptune.results.stats.majority import AgainstMajority, beats_majority
+from ptune.results.stats.permutation import exchange_test, sign_flip_test
+from ptune.results.stats.selection import Corrected, bbc_cv
+
+__all__ = [
+    "ESTIMABLE_SUBJECTS",
+    "LEVEL",
+    "AgainstMajority",
+    "Cell",
+    "Comparison",
+    "Corrected",
+    "Difference",
+    "FoldMean",
+    "Support",
+    "bbc_cv",
+    "beats_majority",
+    "best_cell",
+    "by_subject",
+    "class_subjects",
+    "cluster_interval",
+    "compare_family",
+    "compare_matrices",
+    "exchange_test",
+    "expanded_percentiles",
+    "fold_mean",
+    "fold_support",
+    "holm",
+    "interval_of",
+    "paired_bootstrap",
+    "pooled_confusion",
+    "pooled_metrics",
+    "sign_flip_test",
+    "why_not_comparable",
+]
