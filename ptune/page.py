@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence, Set
 from html import escape
 
@@ -31,7 +32,7 @@ ul.warnings { margin: 14px 0; padding: 12px 16px 12px 34px; background: #fff7e8;
   border-radius: 6px; font-size: 14px; }
 ul.warnings li { margin: 3px 0; }
 svg { max-width: 100%; height: auto; display: block; margin: 10px 0; }
-svg.full { width: 100%; }
+svg.full, img.full { width: 100%; }
 .pair { display: flex; gap: 40px; align-items: flex-start; }
 .pair > div + div { flex: 1; min-width: 0; }
 .pair svg { margin-top: -14px; }
@@ -67,6 +68,12 @@ def page(title: str, subtitle: str, sections: Sequence[tuple[str, str]]) -> str:
 def paragraph(text: str, kind: str = "") -> str:
     """Returns plain text as a paragraph of an optional CSS class."""
     return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+
+
+def picture(png: bytes, described: str) -> str:
+    """Returns PNG bytes as a picture inside the page."""
+    data = base64.b64encode(png).decode()
+    return f'<img class="full" alt="{escape(described)}" src="data:image/png;base64,{data}">'
 
 
 def table(

@@ -117,14 +117,15 @@ def fuse(home: Home, study: str, as_json: bool) -> int:
     return 0
 
 
-@click.command(epilog=example("ptune report hand"))
+@click.command(epilog=example("ptune report hand", "ptune report hand --with-frames"))
 @click.argument("study")
+@click.option("--with-frames", is_flag=True, help="Show some of the videos: for a page that stays in this home.")
 @with_home
-def report(home: Home, study: str) -> int:
-    """Write the HTML report of STUDY and print where it is."""
-    from ptune.results.summary import report_study
+def report(home: Home, study: str, with_frames: bool) -> int:
+    """Write the HTML report of STUDY, and its table as Markdown, LaTeX and CSV; print where it is."""
+    from ptune.track.publish import write_study_report
 
-    click.echo(report_study(home, study))
+    click.echo(write_study_report(home, study, with_frames))
     return 0
 
 

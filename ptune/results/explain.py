@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ptune.config import StreamConfig
 from ptune.extract.store import VideoFeatures
 from ptune.results.plots import FAINT, STYLE, colour_of
+from ptune.sample.snippets import protocol_frames
 from ptune.train.protocol import VideoScore
 
 if TYPE_CHECKING:
@@ -76,8 +78,24 @@ def explain(
     return moments
 
 
+def stored_moments(stream: StreamConfig, attention: NDArray[np.float64], features: VideoFeatures) -> list[Moment]:
+    """Returns the snippets of a video whose attention is stored, without the probabilities of each, which are not.
+
+    Args:
+        attention: float64 [S], of the snippets of the stream's test protocol in their order.
+    """
+    length = features.length(stream.modality)
+    half = (stream.test.frames - 1) * stream.frame_stride // 2
+    starts = protocol_frames(length, stream.test, stream.frame_stride)[:, 0].tolist()
+    return [
+        Moment(stream.modality, start, centre, centre / features.fps, float(weight), {})
+        for start, weight in zip(starts, attention, strict=True)
+        for centre in (min(start + half, length - 1),)
+    ]
+
+
 def film_strip(moments: Sequence[Moment], features: VideoFeatures) -> Figure:
-    """Draws attention over time, below it the probability of each class, below that the frames at snippet centres.
+    """Draws attention over time, below it the probability of each class where known, then frames at snippet centres.
 
     Args:
         moments: as `explain` returns them, at least one.
@@ -89,17 +107,21 @@ def film_strip(moments: Sequence[Moment], features: VideoFeatures) -> Figure:
     from matplotlib.figure import Figure
 
     modalities = list(dict.fromkeys(moment.modality for moment in moments))
+    panels = modalities if moments[0].probabilities else []
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9, 2.8 + 1.3 * len(modalities)), layout="constrained")
-        heights = [1.6, *[1.0] * len(modalities), 0.8]
+        figure = Figure(figsize=(9, 2.8 + 1.3 * len(panels)), layout="constrained")
+        heights = [1.6, *[1.0] * len(panels), 0.8]
         rows = figure.add_gridspec(len(heights), 1, height_ratios=heights)
         axes = [figure.add_subplot(rows[0])]
-        axes += [figure.add_subplot(rows[index + 1], sharex=axes[0]) for index in range(len(modalities))]
-        for modality, below in zip(modalities, axes[1:], strict=True):
+        axes += [figure.add_subplot(rows[index + 1], sharex=axes[0]) for index in range(len(panels))]
+        for modality in modalities:
             own = [moment for moment in moments if moment.modality == modality]
             seconds = [moment.centre_seconds for moment in own]
             attention = [moment.attention for moment in own]
             axes[0].plot(seconds, attention, ".-", color=colour_of(modality), label=modality, linewidth=1.4)
+        for modality, below in zip(panels, axes[1:], strict=True):
+            own = [moment for moment in moments if moment.modality == modality]
+            seconds = [moment.centre_seconds for moment in own]
             names = list(own[0].probabilities)
             shares = [[moment.probabilities[name] for moment in own] for name in names]
             tones = [str(0.88 - 0.6 * index / max(len(names) - 1, 1)) for index in range(len(names))]
@@ -108,7 +130,8 @@ def film_strip(moments: Sequence[Moment], features: VideoFeatures) -> Figure:
         axes[0].set(ylabel="attention", ylim=_limits([moment.attention for moment in moments]))
         axes[0].grid(axis="y", color=FAINT, linewidth=0.6)
         axes[0].legend(loc="upper left", bbox_to_anchor=(1, 1))
-        axes[1].legend(loc="upper left", bbox_to_anchor=(1, 1), title="probability")
+        if panels:
+            axes[1].legend(loc="upper left", bbox_to_anchor=(1, 1), title="probability")
         axes[0].set_xlim(0, (len(features.rgb) - 1) / features.fps)
         for upper in axes[:-1]:
             upper.tick_params(labelbottom=False)

@@ -49,7 +49,7 @@ def overview_page(
     ranked = [*facts.finished(), *(trial for trial in facts.trials.values() if trial.state != "finished")]
     sections = [
         ("Search", plots.svg(plots.history_figure(facts), "history") + _HISTORY),
-        ("Which settings matter", _importance(facts, importance)),
+        ("Which settings matter", importance_section(facts, importance)),
         ("Settings of each trial", _parallel(facts, metric)),
         ("Learning curves", plots.svg(plots.curves_overview(ranked[:MOST_CURVES], metric), "curves") + _CURVES),
         ("Time", _outcomes(facts)),
@@ -69,7 +69,8 @@ _CURVES = page.paragraph(
 )
 
 
-def _importance(facts: StudyFacts, importance: Mapping[str, float] | None) -> str:
+def importance_section(facts: StudyFacts, importance: Mapping[str, float] | None) -> str:
+    """Returns the share of the objective's variance that each setting has, or why there is none."""
     done = len(facts.finished())
     if not importance:
         text = f"Not estimable from {done} finished trials: at least 8 with settings that differ are needed."

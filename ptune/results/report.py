@@ -1,6 +1,7 @@
 """A study in the ledger becomes one self-contained HTML page: what was found, how, and what to be careful about.
 
-It shows counts, metrics and settings; no subject, path, file name or pixel. Knows nothing of MLflow.
+It shows counts, metrics and settings; no subject, path or file name, and no pixel unless asked for. Knows nothing of
+MLflow.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ptune import page
+from ptune.extract.store import FeatureStore
 from ptune.home import write_bytes
 from ptune.ledger import Ledger
 from ptune.metrics import majority_class, majority_row
@@ -17,8 +19,10 @@ from ptune.replay import Baseline, StudyFacts, study_baselines
 from ptune.results import plots
 from ptune.results.beside import beside, remarks
 from ptune.results.errors import clips_section, errors_section
+from ptune.results.examples import examples_section
 from ptune.results.fusion import Fusion, fuse, study_corrected, study_frames, study_fusion
 from ptune.results.methods import study_methods
+from ptune.results.overview import importance_section
 from ptune.results.privacy import public_reason
 from ptune.results.stats import beats_majority, cluster_interval, compare_family, fold_support
 from ptune.results.tables import (
@@ -46,14 +50,18 @@ def write_report(
     ledger: Ledger,
     fusion: Fusion | None = None,
     extras: Mapping[str, Mapping[str, str]] | None = None,
+    importance: Mapping[str, float] | None = None,
+    store: FeatureStore | None = None,
 ) -> Path:
-    """Writes the report of a study and returns its path, `folder`/report.html.
+    """Writes the report of a study, and its table in other formats, and returns the path `folder`/report.html.
 
     Args:
         name: of the study.
         fusion: the chosen fusion; default the best one by the study's objective.
         extras: more tables by their heading (a champion, a held-out test), each a mapping of name to text;
             nothing in them may name a subject or a file.
+        importance: share of the objective's variance by setting.
+        store: features of the study's videos, where the page is to show some of them.
     """
     frames = study_frames(facts, ledger)
     chosen, rows = fusion or study_fusion(facts, frames), study_baselines(ledger, facts)
@@ -64,16 +72,22 @@ def write_report(
         sections.append(("Clips", clips_section(chosen, frames, facts.config.grouping.names)))
         sections.append(("Folds", _folds(facts, chosen.frame)))
     sections += [("Search", _search(facts)), ("Learning curves", _curves(facts))]
+    if not facts.config.points:
+        sections.append(("Which settings matter", importance_section(facts, importance)))
     if chosen is not None:
         sections.append(("Attention", _attention(facts, frames, chosen)))
+        if store is not None:
+            sections.append(("Example videos", examples_section(facts, frames, chosen, store)))
     sections.append(("Trials", _trials(facts)))
     for heading, content in (extras or {}).items():
         sections.append((heading, page.table(["", ""], [[key, text] for key, text in content.items()], (1,))))
     sections.append(("Methods", page.paragraph(study_methods(facts))))
     html = page.page(f"Study {name}", caption(facts, frames), sections)
-    path = folder / FILE_NAME
-    write_bytes(path, html.encode())
-    return path
+    table = study_table(facts, frames, chosen, rows)
+    files = {"table.md": table.markdown(), "table.tex": table.latex(), "table.csv": table.csv()}
+    for file, text in (files | {FILE_NAME: html}).items():
+        write_bytes(folder / file, text.encode())
+    return folder / FILE_NAME
 
 
 def summary(facts: StudyFacts, frames: Mapping[int, pd.DataFrame], fusion: Fusion | None) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ptune.errors import BadInput
+from ptune.extract.store import open_store
 from ptune.home import Home
 from ptune.ledger import Ledger
 from ptune.replay import StudyFacts, study_baselines
@@ -77,7 +79,18 @@ def summarise(home: Home, name: str) -> Summary:
     return Summary(facts, table, fusion, study_corrected(facts, frames), test, compared, warnings)
 
 
-def report_study(home: Home, name: str) -> Path:
-    """Writes the HTML report of a study and returns its path."""
+def report_study(
+    home: Home, name: str, importance: Mapping[str, float] | None = None, with_frames: bool = False
+) -> Path:
+    """Writes the HTML report of a study and returns its path.
+
+    Args:
+        importance: share of the objective's variance by setting.
+        with_frames: show some of the videos, in a folder of its own whose files go nowhere else.
+    """
     facts = require_study(home, name)
-    return write_report(home.reports / name, name, facts, Ledger(home.ledger))
+    folder = home.reports / name
+    store = None
+    if with_frames:
+        folder, store = folder / "with-frames", open_store(home.features, facts.config.extraction)
+    return write_report(folder, name, facts, Ledger(home.ledger), importance=importance, store=store)

@@ -19,6 +19,7 @@ from ptune.results.status import require_study
 from ptune.results.summary import Summary, report_study, summarise
 from ptune.results.watch import live
 from ptune.track.bundle import BundleSpec
+from ptune.track.optuna_study import importances
 from ptune.track.project import Projector
 from ptune.track.registry import Evidence, Registry
 from ptune.track.writer import projection
@@ -106,8 +107,17 @@ def run_study(config: StudyConfig, folder: Path, home: Home, workers: int | None
     with projection(home, config.study) as poke:
         report = sweep(config, folder, home, workers, live(Ledger(home.ledger), config.study, poke))
         summary = summarise(home, config.study) if report.facts.finished() else None
-        page = report_study(home, config.study)
+        page = write_study_report(home, config.study)
     return StudyOutcome(report, summary, page)
+
+
+def write_study_report(home: Home, name: str, with_frames: bool = False) -> Path:
+    """Writes the HTML report of a study and returns its path.
+
+    Args:
+        with_frames: show some of the videos, in a folder of its own whose files go nowhere else.
+    """
+    return report_study(home, name, importances(require_study(home, name)), with_frames)
 
 
 def register_study(home: Home, name: str, workers: int | None = None) -> tuple[ModelVersion, Fusion]:
