@@ -127,6 +127,10 @@ def why_not_comparable(
     Args:
         names: what to call the two tables.
     """
+    columns = [name for name in ("subject", "label", "fold") if name in one and name in other]
+    alike = all(np.array_equal(one[name].to_numpy(), other[name].to_numpy()) for name in ("video_id", *columns))
+    if alike and one["video_id"].is_unique:
+        return ""
     left, right = (frame.set_index("video_id") for frame in (one, other))
     found = []
     for name, table in zip(names, (left, right), strict=True):
@@ -139,12 +143,11 @@ def why_not_comparable(
     if found:
         return "; ".join(found)
     right = right.loc[left.index]
-    for column in ("subject", "label", "fold"):
-        if column in left and column in right:
-            differs = left.index[left[column].to_numpy() != right[column].to_numpy()]
-            if len(differs):
-                pair = "" if column == "subject" else f" ({left[column][differs[0]]} and {right[column][differs[0]]})"
-                found.append(f"{names[0]} and {names[1]} have another {column} for {_some(differs)}{pair}")
+    for column in columns:
+        differs = left.index[left[column].to_numpy() != right[column].to_numpy()]
+        if len(differs):
+            pair = "" if column == "subject" else f" ({left[column][differs[0]]} and {right[column][differs[0]]})"
+            found.append(f"{names[0]} and {names[1]} have another {column} for {_some(differs)}{pair}")
     return "; ".join(found)
 
 

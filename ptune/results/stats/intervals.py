@@ -60,7 +60,8 @@ def expanded_percentiles(values: ArrayLike, subjects: int, level: float) -> tupl
 
 def resampled_counts(subjects: int, draws: int, seed: int) -> NDArray[np.int64]:
     """Returns how often each subject is drawn, int64 [draws,S]."""
-    return np.random.default_rng(seed).multinomial(subjects, np.full(subjects, 1 / subjects), draws)
+    drawn = np.random.default_rng(seed).integers(0, subjects, (draws, subjects)) + subjects * np.arange(draws)[:, None]
+    return np.bincount(drawn.ravel(), minlength=draws * subjects).reshape(draws, subjects)
 
 
 def weighted_sums(weights_BS: ArrayLike, matrix_SMM: Floats) -> Floats:
