@@ -52,9 +52,9 @@ STUDY: dict[str, Any] = {
         "focal.gamma": {"float": [0.0, 2.0]},
     },
     "fixed": {
-        "epochs": 18,
+        "epochs": 24,
         "batch_size": 8,
-        "learning_rate": 0.001,
+        "learning_rate": 0.002,
         "dropout": 0.3,
         "width": 0.125,
         "crop": 48,
