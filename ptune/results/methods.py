@@ -48,10 +48,10 @@ def ablation_methods(config: AblationConfig, studies: Sequence[StudyFacts]) -> s
     reference = f"{place.row}, {place.column}" if place.column else place.row
     seeds = len(config.seeds)
     columns = " and each row's first column with its others" if len(config.columns) > 1 else ""
-    described = " ".join(f"{_data(facts)} {_training(facts)}" for facts in studies)
+    described = " ".join(dict.fromkeys([*map(_data, studies), *map(_training, studies)]))
     return (
-        f"{described} Each stream was trained with {_folds(studies[0])} {seeds} seed{'' if seeds == 1 else 's'} of "
-        f"training; a cell's confusion counts are the mean over seeds. {RULES} Within each task, every cell was "
+        f"{described} Each stream was trained with {seeds} seed{'' if seeds == 1 else 's'} in {_folds(studies[0])} "
+        f"A cell's confusion counts are the mean over seeds. {RULES} Within each task, every cell was "
         f"compared with {reference}{columns}; differences are paired on the same videos, p values are two-sided and "
         "exchange the two cells within subjects, and Holm's correction runs over each of these families. A cell is "
         "marked as the best only where it is better than every other by Holm's correction over all pairs of cells. "
