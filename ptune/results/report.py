@@ -131,8 +131,8 @@ def methods(facts: StudyFacts) -> str:
         f"{protocol_name(facts)}, whose class probabilities are averaged; streams are fused by averaging theirs. "
         "Metrics are computed once, on the pooled out-of-fold predictions; intervals resample subjects, and the test "
         "against the constant answer flips signs of per-subject differences. The corrected score repeats the choice "
-        "of trials and fusion on resampled subjects and scores it on those left out (bootstrap bias correction); "
-        "trials that were stopped early can be chosen in none. "
+        "of trials and fusion without a quarter of the subjects, drawn anew each time, and scores it on those (after "
+        "the bootstrap bias correction of Tsamardinos et al. 2018); trials that were stopped early are never chosen. "
         f"Cohort {str(cohort['digest'])[:12]}, study signature {study_signature(facts)[:12]}."
     )
 
