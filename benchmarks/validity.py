@@ -196,8 +196,9 @@ def selection(metric: str, spread: float, studies: int, modalities: int = 1, sur
     what = "trials alone" if modalities == 1 else f"fusions of {modalities}"
     raced = "" if survivors == TRIALS else f", {survivors} survive the first fold"
     print(
-        f"{metric:9} best of {TRIALS}, {what}, skills spread by {spread:.1f}{raced}: naive {naive:+.2f} points, corrected "
-        f"{corrected:+.2f} (standard error {noise:.2f}; as published {published:+.2f}); interval covers {covered:.1f} %",
+        f"{metric:9} best of {TRIALS}, {what}, skills spread by {spread:.1f}{raced}: naive {naive:+.2f} points, "
+        f"corrected {corrected:+.2f} (standard error {noise:.2f}; as published {published:+.2f}); "
+        f"interval covers {covered:.1f} %",
         flush=True,
     )
 

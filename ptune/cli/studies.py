@@ -19,19 +19,32 @@ if TYPE_CHECKING:
         "ptune sweep search_spaces/hand.yaml",
         "ptune sweep search_spaces/hand.yaml --dry-run",
         "ptune sweep search_spaces/hand.yaml --as hand-2 --detach",
+        "ptune sweep search_spaces/hand.yaml --nested",
     )
 )
 @click.argument("space", type=click.Path(path_type=Path))
 @click.option("--as", "name", help="Run it as a study of another name.")
 @click.option("--detach", is_flag=True, help="Run it in a session of its own, which outlives this terminal.")
 @click.option("--dry-run", is_flag=True, help="Print what it would take, measured on this machine; write nothing.")
+@click.option(
+    "--nested", is_flag=True, help="Judge the search itself: run it anew without each fold, which then judges it."
+)
 @as_json
 @workers
 @with_home
 def sweep(
-    home: Home, space: Path, name: str | None, detach: bool, dry_run: bool, as_json: bool, workers: int | None
+    home: Home,
+    space: Path,
+    name: str | None,
+    detach: bool,
+    dry_run: bool,
+    nested: bool,
+    as_json: bool,
+    workers: int | None,
 ) -> int:
     """Run, resume or extend the study that SPACE describes."""
+    if nested and (detach or dry_run):
+        raise click.UsageError("--nested goes with neither --detach nor --dry-run")
     from ptune.config import StudyConfig
 
     config = StudyConfig.load(space)
@@ -49,6 +62,12 @@ def sweep(
         begun = run_detached(_same_sweep(home, space, name, workers), config.study, home)
         show(begun.facts(), begun.text(), as_json)
         return begun.code or 0
+    if nested:
+        from ptune.track.nested import cross_validate_search
+
+        check = cross_validate_search(config, space.parent, home, workers)
+        show(check.facts(), check.text(), as_json)
+        return 1 if check.interrupted else 0
     from ptune.track.publish import run_study
 
     outcome = run_study(config, space.parent, home, workers)

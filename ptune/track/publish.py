@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,17 +95,24 @@ class StudyOutcome:
         return "\n".join(lines)
 
 
-def run_study(config: StudyConfig, folder: Path, home: Home, workers: int | None = None) -> StudyOutcome:
+def run_study(
+    config: StudyConfig,
+    folder: Path,
+    home: Home,
+    workers: int | None = None,
+    subjects: Container[str] | None = None,
+) -> StudyOutcome:
     """Runs or resumes a study, keeps MLflow up to date as trials end, and writes the report.
 
     Args:
         folder: where the study's relative paths start.
+        subjects: who takes part; default everybody in the manifest.
 
     Raises:
         BadInput: something the user gave cannot be used.
     """
     with projection(home, config.study) as poke:
-        report = sweep(config, folder, home, workers, live(Ledger(home.ledger), config.study, poke))
+        report = sweep(config, folder, home, workers, live(Ledger(home.ledger), config.study, poke), subjects=subjects)
         summary = summarise(home, config.study) if report.facts.finished() else None
         page = write_study_report(home, config.study)
     return StudyOutcome(report, summary, page)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -46,7 +46,11 @@ class Plan:
 
     def spec(self, params: Mapping[str, Any], fold: int) -> FitSpec:
         """Returns the fit of a trial's settings on one fold."""
-        stream = self.config.stream(dict(params))
+        own = dict(params)
+        return self.fit(self.config.stream(own), self.config.seed_of(own), fold)
+
+    def fit(self, stream: StreamConfig, seed: int, fold: int) -> FitSpec:
+        """Returns the fit of a stream on one fold."""
         held_out = tuple(video for video in self.videos if self.folds[video.subject] == fold)
         return FitSpec(
             stream=stream,
@@ -56,15 +60,18 @@ class Plan:
             held_out=held_out,
             extraction=self.config.extraction.signature(),
             initial_weights="" if stream.init == "random" else self.initial_weights[stream.modality],
-            seed=self.config.seed_of(dict(params)),
+            seed=seed,
         )
 
 
-def read_inputs(config: StudyConfig, folder: Path, home: Home) -> tuple[Manifest, dict[Modality, str]]:
+def read_inputs(
+    config: StudyConfig, folder: Path, home: Home, subjects: Container[str] | None = None
+) -> tuple[Manifest, dict[Modality, str]]:
     """Reads and checks everything a study needs from the user, before anything is computed or written.
 
     Args:
         folder: where relative paths in the study start.
+        subjects: who takes part; default everybody in the manifest.
 
     Returns:
         The manifest of the study's task and the hash of the initial weights of each modality.
@@ -73,6 +80,8 @@ def read_inputs(config: StudyConfig, folder: Path, home: Home) -> tuple[Manifest
         BadInput: manifest, task, folds or weights are not usable.
     """
     manifest = load_manifest(folder / config.cohort, config.grouping).for_task(config.task)
+    if subjects is not None:
+        manifest = replace(manifest, videos=tuple(video for video in manifest.videos if video.subject in subjects))
     _folds(config, manifest, None)
     return manifest, starting_weights(config, home)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,7 @@ def sweep(
     workers: int | None = None,
     watching: AbstractContextManager[Callable[[], object]] | None = None,
     like: StudyFacts | None = None,
+    subjects: Container[str] | None = None,
 ) -> SweepReport:
     """Runs a study to the end of its budget, resuming what the ledger has of it.
 
@@ -57,13 +58,14 @@ def sweep(
         workers: CPU cores of a private Ray.
         watching: entered while trials run; what it yields is called on the driver after every event of theirs.
         like: another study, whose subjects keep their folds in a new one.
+        subjects: who takes part; default everybody in the manifest.
 
     Raises:
         BadInput: something the user gave cannot be used; nothing was written.
         StudyChanged: a study of this name has another cohort, folds, task or objective.
         StudyBusy: another process runs it.
     """
-    manifest, initial_weights = read_inputs(config, folder, home)
+    manifest, initial_weights = read_inputs(config, folder, home, subjects)
     ledger = Ledger(home.ledger)
     others = _learnt_from(config, ledger)
     log, requests = ledger.study(config.study), Requests(ledger, config.study)

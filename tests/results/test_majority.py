@@ -25,6 +25,14 @@ def test_exact_sign_flips_agree_with_scipy(seed: int) -> None:
     assert sign_flip_test(values) == pytest.approx(expected.pvalue)
 
 
+def test_fishers_own_example() -> None:
+    """Darwin's 15 pairs of cross- and self-fertilised plants, in eighths of an inch: 863 of 32768 sign patterns give at
+    least the observed sum. Source: Fisher 1935, The Design of Experiments, section 21.
+    """
+    darwin = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
+    assert sign_flip_test(darwin) == 863 / 32768
+
+
 def test_ties_count_as_extreme() -> None:
     assert sign_flip_test([0.1, 0.1, 0.1, 0.0]) == pytest.approx(1 / 8)
     assert sign_flip_test([0.0, 0.0]) == 1.0
