@@ -89,6 +89,9 @@ def test_artifacts_and_dataset(home: Home) -> None:
         "overview.html",
         "overview.md",
         "report.html",
+        "table.csv",
+        "table.md",
+        "table.tex",
     }
     (dataset,) = [item.dataset for item in client.get_run(parent.info.run_id).inputs.dataset_inputs]
     assert dataset.digest == "ab12" * 8
