@@ -49,9 +49,9 @@ def main_table(config: AblationConfig, tasks: Sequence[TaskNumbers]) -> Table:
     ticks = TICKS if len(columns) == 1 else {}
     write = _writer(config.objective.metric)
     headings = [("", ""), *(("", name) for name in ticks.values())]
-    headings += [(numbers.task.task, column) for numbers in tasks for column in columns]
     averaged = len(tasks) > 1
-    headings += [("average", column) for column in columns if averaged]
+    above = [*(numbers.task.task for numbers in tasks), *(["average"] if averaged else [])]
+    headings += [(name, column) if len(columns) > 1 else ("", name) for name in above for column in columns]
     lines = []
     for row in config.rows:
         texts: list[str] = []

@@ -152,6 +152,7 @@ def test_one_column_gives_ticks_as_in_the_papers_table_3():
     found = result([0.4, 0.5, 0.6], config(columns={"": {}}, published=None))
     assert [name for _, name in found.main.headings[1:4]] == ["RGB", "Flow", "MBs"]
     assert line(found.main, "Both").cells[1:4] == ("x", "x", "")
+    assert found.main.headings[4:] == (("", "hand"), ("", "gait"), ("", "average"))
     assert "columns" not in found.details["hand"]
 
 
