@@ -40,6 +40,8 @@ STUDY = {
         "test": {"snippets": 1, "frames": 8},
     },
 }
+#: Two searches, their refits and the study itself.
+pytestmark = pytest.mark.timeout(900)
 CONFIG = StudyConfig.parse(STUDY, "test")
 
 
