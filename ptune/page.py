@@ -35,6 +35,7 @@ svg { max-width: 100%; height: auto; display: block; margin: 10px 0; }
 svg.full, img.full { width: 100%; }
 .pair { display: flex; gap: 40px; align-items: flex-start; }
 .pair > div + div { flex: 1; min-width: 0; }
+.pair.wrap { flex-wrap: wrap; } .pair.wrap > div + div { flex: none; }
 .pair svg { margin-top: -14px; }
 nav { font-size: 13px; margin: 10px 0 0; } nav a { color: var(--accent); text-decoration: none; margin-right: 16px; }
 @media print { body { background: white; } main { padding: 0; } nav { display: none; } svg { break-inside: avoid; } }

@@ -14,6 +14,7 @@ from ptune.results import plots
 from ptune.results.ablation import AblationResult
 from ptune.results.ablation_tables import HEADINGS, PLAIN, columns_table
 from ptune.results.contrasts import TaskNumbers
+from ptune.results.error_plots import reliability_figure, subjects_figure
 from ptune.results.methods import ablation_methods
 from ptune.results.stats import Comparison, by_subject
 from ptune.results.table import Table
@@ -89,14 +90,21 @@ def _gain(name: str, item: Comparison, metric: str) -> plots.Gain:
 
 
 def _errors(numbers: TaskNumbers) -> str:
-    """Returns the confusion matrices of the reference and of the cell with the highest number."""
-    names = numbers.class_names
+    """Returns confusion matrices of the reference and of the cell with the highest number, and that cell's errors."""
+    names, study = numbers.class_names, numbers.task.facts.config.study
     highest = max(numbers.cells, key=lambda name: numbers.metrics[name][numbers.metric])
     shown = dict.fromkeys([name for name in (numbers.reference, highest) if name in numbers.cells])
     figures = []
     for place, name in enumerate(shown):
         counts = np.rint(by_subject(numbers.cells[name], len(names)).sum(0)).astype(np.int64)
         figure = plots.confusion_figure(counts, names, name)
-        figures.append(plots.svg(figure, f"confusion-{place}-{numbers.task.facts.config.study}", full=False))
+        figures.append(plots.svg(figure, f"confusion-{place}-{study}", full=False))
+    frame = numbers.cells[highest][0]
+    figures.append(plots.svg(reliability_figure(frame), f"reliability-{study}", full=False))
     body = "".join(f"<div>{figure}</div>" for figure in figures)
-    return f'<div class="pair">{body}</div>'
+    strip = plots.svg(subjects_figure(frame, names), f"subjects-{study}")
+    note = (
+        f"Reliability and errors by subject are those of {highest}, with the first seed. Circles are right, triangles "
+        f"point to where a video was seen. The report of study {study} has learning curves, attention and single clips."
+    )
+    return f'<div class="pair wrap">{body}</div>{strip}' + page.paragraph(note, "caption")

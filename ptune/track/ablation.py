@@ -18,6 +18,7 @@ from ptune.results.ablation_report import ablation_files
 from ptune.results.status import require_study
 from ptune.results.summary import summarise
 from ptune.results.watch import live
+from ptune.track.publish import write_study_report
 from ptune.track.writer import projection
 from ptune.tune.estimate import StudyEstimate, estimate_study
 from ptune.tune.plan import read_inputs
@@ -115,6 +116,7 @@ def run_ablation(config: AblationConfig, folder: Path, home: Home, workers: int 
     for study in studies:
         with projection(home, study.study) as poke:
             sweeps.append(sweep(study, folder, home, workers, live(ledger, study.study, poke), like))
+            write_study_report(home, study.study)
         if sweeps[-1].interrupted:
             break
     result = ablation_result(config, ledger)
