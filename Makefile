@@ -23,8 +23,9 @@ demo: $(READY)
 demo-seeds: $(READY)
 	@$(BIN)/python benchmarks/demo_seeds.py
 
+# Most of it waits for processes to start: two files at a time.
 test: $(READY)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY)
 	@$(BIN)/ruff check .
