@@ -173,13 +173,24 @@ def test_the_tightest_budget_is_named(cohort, home):
     assert replace(found, gpu_hours=45.0, hours=4.0).ends_first == "hours", "4 hours of 2 GPUs are 8"
 
 
-def test_a_list_of_points_costs_what_its_streams_cost(cohort, home):
-    points = [{"modality": "rgb", "segments": count} for count in (1, 3)]
-    found = estimate_study(study(space={}, points=points, stopping="none", budget={"trials": 2}), cohort, home)
-    assert (found.trials, found.fits, found.raced_hours) == (2, 4, None)
-    assert found.groups["rgb"].points == 2
-    one, three = (
-        estimate_study(study(space={}, points=[point], stopping="none"), cohort, home).groups["rgb"].fit_seconds
-        for point in points
-    )
-    assert 0.5 * one < found.groups["rgb"].fit_seconds < 2 * three
+class PerSegment:
+    """A machine on which a stream takes a second per segment."""
+
+    scaled = False
+
+    def epoch_seconds(self, stream, trained, held_out):
+        return float(stream.segments)
+
+    fit_seconds = epoch_seconds
+
+
+def test_a_list_of_points_costs_what_its_streams_cost(cohort, home, monkeypatch):
+    monkeypatch.setattr("ptune.tune.estimate.measure", lambda *_: PerSegment())
+    points = [{"modality": "rgb", "segments": 1}, {"modality": "rgb", "segments": 4, "dropout": 0.1}]
+    points += [{"modality": "rgb", "segments": 4}, {"modality": "flow", "segments": 2}]
+    found = estimate_study(study(space={}, points=points, stopping="none", budget={"trials": 4}), cohort, home)
+    assert (found.trials, found.fits, found.raced_hours) == (4, 8, None)
+    assert {name: (cost.points, cost.fit_seconds) for name, cost in found.groups.items()} == {
+        "rgb": (3, pytest.approx(3.0)),
+        "flow": (1, pytest.approx(2.0)),
+    }
