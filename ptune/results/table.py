@@ -15,6 +15,8 @@ SPECIAL = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
     "†": r"\textdagger{}",
     "±": r"$\pm$",
     "−": "$-$",
