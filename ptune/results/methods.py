@@ -36,7 +36,7 @@ def study_methods(facts: StudyFacts) -> str:
     return (
         f"{_data(facts)} {_training(facts)} {trained} with {_folds(facts)} {RULES} The test against the constant "
         "answer flips signs of per-subject differences. The corrected score repeats the choice of trials and fusion "
-        "without a quarter of the subjects, drawn anew each time, and scores it on those (after the bootstrap bias "
+        "without a sixth of the subjects, drawn anew each time, and scores it on those (after the bootstrap bias "
         "correction of Tsamardinos et al. 2018); trials that were stopped early are never chosen. "
         f"{_versions()} Cohort {str(facts.cohort['digest'])[:12]}, study signature "
         f"{study_signature(facts)[:12]}."

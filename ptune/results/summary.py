@@ -52,7 +52,7 @@ class Summary:
         best = (
             f"Best fusion: {self.fusion.name}, {self.fusion.metric} {self.fusion.value:.3f}; corrected for having been "
             f"chosen on the same subjects {self.corrected.corrected:.3f} (95 % interval {least:.3f} to {most:.3f}; "
-            f"{self.corrected.stability:.0%} of choices without a quarter of them are the same). Accuracy gained over "
+            f"{self.corrected.stability:.0%} of choices without a sixth of them are the same). Accuracy gained over "
             f"the majority class, per subject: {self.test.difference:+.3f} (95 % interval {low:+.3f} to {high:+.3f}), "
             f"p = {self.test.p_value:.4f} (sign-flip test over {self.test.subjects} subjects)."
         )
