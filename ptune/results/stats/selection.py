@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-#: Share of subjects that a draw leaves out.
+#: Share of subjects that a draw leaves out, to estimate the score.
 LEFT_OUT = 1 / 6
+#: Share that it leaves out to estimate the score's spread: with fewer, choices differ too little from each other.
+LEFT_OUT_FOR_SPREAD = 1 / 4
 #: Values this close are a tie.
 TIE = 1e-9
 
@@ -48,7 +50,7 @@ class Corrected:
         members: candidate of each modality that was chosen on all subjects.
         naive: its pooled score on all subjects, which it was chosen by.
         corrected: pooled score of what each draw chose, on the subjects it left out.
-        interval: from the percentiles of those scores, scaled from the number left out to that of all subjects.
+        interval: from percentiles of the scores of such draws, scaled from the subjects left out to all of them.
         stability: share of draws that chose the same members.
     """
 
@@ -87,32 +89,32 @@ def bbc_cv(
         raise BadInput("selection", "one subject", "one to choose by and one to judge by, at least")
     everybody = pool.choose(np.ones((1, pool.subjects)), metric)
     members = everybody.members(0)
-    weights_BS = _without_some(pool.subjects, draws, seed)
-    choice = pool.choose(weights_BS, metric)
+    choice = pool.choose(_without(_share(LEFT_OUT, pool.subjects), pool.subjects, draws, seed), metric)
     corrected = float(metric_of(choice.left_out_BMM.sum(0), metric))
-    interval = _scaled(metric_of(choice.left_out_BMM, metric), corrected, pool.subjects, level)
+    few = _share(LEFT_OUT_FOR_SPREAD, pool.subjects)
+    spread = pool.choose(_without(few, pool.subjects, draws, seed), metric)
+    interval = _scaled(metric_of(spread.left_out_BMM, metric), corrected, few, pool.subjects, level)
     same = np.mean([choice.members(draw) == members for draw in range(draws)])
     named = {pool.modalities[place]: pool.numbers[place][index] for place, index in members}
     return Corrected(named, float(everybody.value_B[0]), corrected, interval, float(same))
 
 
-def _left_out(subjects: int) -> int:
-    return max(1, round(LEFT_OUT * subjects))
+def _share(share: float, subjects: int) -> int:
+    return max(1, round(share * subjects))
 
 
-def _without_some(subjects: int, draws: int, seed: int) -> Floats:
-    """Returns weights [draws,S]: 0 for subjects left out, 1 for the others."""
+def _without(few: int, subjects: int, draws: int, seed: int) -> Floats:
+    """Returns weights [draws,S]: 0 for so few subjects, drawn anew each time, 1 for the others."""
     order_BS = np.random.default_rng(seed).random((draws, subjects)).argsort(1)
-    return (order_BS >= _left_out(subjects)).astype(np.float64)
+    return (order_BS >= few).astype(np.float64)
 
 
-def _scaled(scores_B: Floats, centre: float, subjects: int, level: float) -> tuple[float, float]:
+def _scaled(scores_B: Floats, centre: float, few: int, subjects: int, level: float) -> tuple[float, float]:
     """Returns percentiles of scores of a few subjects, as far from the centre as those of all subjects would be.
 
     Means of L of S values, drawn without replacement, have the variance of the mean of all times (S - L) / L.
     Source: Shao and Wu 1989, the delete-d jackknife.
     """
-    few = _left_out(subjects)
     low, high = expanded_percentiles(scores_B - scores_B.mean(), subjects, level)
     scale = np.sqrt(few / (subjects - few))
     return float(centre + scale * low), float(centre + scale * high)
