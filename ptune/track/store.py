@@ -67,19 +67,25 @@ def connect(home: Home) -> MlflowClient:
 
 @dataclass
 class KnownRun:
-    """What MLflow has of a run, as of the last look or write."""
+    """What MLflow has of a run, as of the last look or write.
+
+    Args:
+        steps: latest step of each metric.
+    """
 
     run_id: str
     started: int
     status: str
     tags: dict[str, str]
     params: dict[str, str]
+    steps: dict[str, int]
 
     @classmethod
     def of(cls, run: Run) -> KnownRun:
         """Returns what matters of an MLflow run."""
         info, data = run.info, run.data
-        return cls(info.run_id, info.start_time, info.status, dict(data.tags), dict(data.params))
+        steps = {metric.key: int(metric.step) for metric in data.to_proto().metrics}
+        return cls(info.run_id, info.start_time, info.status, dict(data.tags), dict(data.params), steps)
 
 
 class RunStore:
@@ -149,15 +155,17 @@ class RunStore:
     def log_metrics(self, run: KnownRun, points: Sequence[tuple[str, float, int]]) -> None:
         """Logs (name, value, step) in batches, finite values only.
 
-        A point's time follows from its step, so that the same point sent again is the same row.
+        A step that a metric has got to is not logged again: a request that failed may have been carried out.
         """
         rows = [
-            Metric(_key(name), float(value), run.started + step, step)
+            Metric(key, float(value), run.started + step, step)
             for name, value, step in points
-            if math.isfinite(value)
+            if math.isfinite(value) and step > run.steps.get(key := _key(name), -1)
         ]
         for start in range(0, len(rows), BATCH):
-            self.client.log_batch(run.run_id, metrics=rows[start : start + BATCH])
+            batch = rows[start : start + BATCH]
+            self.client.log_batch(run.run_id, metrics=batch)
+            run.steps |= {row.key: row.step for row in batch}
 
     def set_tags(self, run: KnownRun, tags: Mapping[str, str]) -> bool:
         """Sets the tags that differ and returns whether any did."""

@@ -46,7 +46,9 @@ def _check_trial(client: MlflowClient, trial: TrialFacts, run: Run) -> int:
     for key in run.data.metrics:
         points = client.get_metric_history(run.info.run_id, key)
         steps = [point.step for point in points]
-        assert all(left < right for left, right in pairwise(steps)), f"trial {trial.number}, {key}: steps {steps}"
+        assert all(left < right for left, right in pairwise(steps)), (
+            f"trial {trial.number}, {key}: {[(point.timestamp, point.step, point.value) for point in points]}"
+        )
         expected = _reported(trial, key)
         if expected:
             assert {point.step: point.value for point in points} == expected, f"trial {trial.number}, {key}"

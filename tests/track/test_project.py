@@ -12,6 +12,7 @@ from ptune.ledger import Ledger
 from ptune.replay import read_study
 from ptune.results.summary import report_study
 from ptune.track.project import Projector, SyncReport
+from ptune.track.store import RunStore
 from ptune.track.writer import Pace, projection
 from tests.example_study import MANIFEST, SUBJECT, example_study
 
@@ -141,3 +142,17 @@ def test_nothing_is_written_beside_the_home(home: Home, tmp_path: Path, monkeypa
     example_study(tmp_path / "home" / "ledger", trials=1)
     Projector(Home.open(tmp_path / "home"), "hand").sync()
     assert [path.name for path in tmp_path.iterdir()] == ["home"]
+
+
+def test_a_step_that_arrived_is_not_logged_again_by_whoever_comes_next(home: Home, tmp_path: Path) -> None:
+    place = Home.open(tmp_path / "place")
+    first = RunStore(place, "steps")
+    run = first.create("0", "trial-00", {}, started=1_000)
+    first.log_metrics(run, [("loss", 0.5, 1), ("loss", 0.4, 2)])
+    second = RunStore(place, "steps")
+    second.log_metrics(second.known["0"], [("loss", 0.45, 2), ("loss", 0.3, 3), ("accuracy", 0.8, 1)])
+    points = {
+        key: [(point.step, point.value) for point in second.client.get_metric_history(run.run_id, key)]
+        for key in ("loss", "accuracy")
+    }
+    assert points == {"loss": [(1, 0.5), (2, 0.4), (3, 0.3)], "accuracy": [(1, 0.8)]}
