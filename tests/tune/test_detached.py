@@ -18,7 +18,7 @@ from tests.tune.chaos import ROOT, Arena, check_events
 
 @pytest.fixture(scope="module")
 def arena(tmp_path_factory):
-    return Arena(tmp_path_factory.mktemp("arena"), stopping="none", budget={"trials": 15})
+    return Arena(tmp_path_factory.mktemp("arena"), stopping="none", budget={"trials": 10})
 
 
 class Shell:

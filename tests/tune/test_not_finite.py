@@ -1,4 +1,4 @@
-"""A fifth of the trials has a learning rate at which nothing can be learnt: they fail, and nobody else notices."""
+"""A third of the trials has a learning rate at which nothing can be learnt: they fail, and nobody else notices."""
 
 import pytest
 from optuna.trial import TrialState
@@ -7,7 +7,7 @@ from ptune.track.optuna_study import to_optuna
 from tests.track.invariants import check_runs
 from tests.tune.chaos import Arena, check_events
 
-RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+RATES = (1e-4, 3e-3)
 #: The first step leaves no weight that a second could start from.
 ABSURD = 1e30
 
@@ -30,9 +30,9 @@ def found(facts):
 
 
 def test_trials_whose_loss_is_not_finite_fail_everywhere_and_change_nothing_else(arena):
-    healthy = arena.write_study("healthy.yaml", search="grid", space=space(*RATES), budget={"trials": 8})
-    rates = (*RATES[:2], ABSURD, *RATES[2:])
-    mixed = arena.write_study("mixed.yaml", search="grid", space=space(*rates), budget={"trials": 10})
+    healthy = arena.write_study("healthy.yaml", search="grid", space=space(*RATES), budget={"trials": 4})
+    rates = (RATES[0], ABSURD, RATES[1])
+    mixed = arena.write_study("mixed.yaml", search="grid", space=space(*rates), budget={"trials": 6})
     arena.launch("healthy", healthy).finish()
     arena.launch("mixed", mixed).finish(code=1)
     check_events(arena.events("mixed"))
