@@ -3,8 +3,8 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo demo-seeds test test-full chaos lint bench-flow bench-extract bench-systems bench-train bench-race \
-	bench-overhead validity clean
+.PHONY: setup demo demo-seeds test test-full chaos lint bench-flow bench-extract bench-systems bench-train bench-scoring \
+	bench-race bench-overhead validity clean
 
 setup: $(READY)
 
@@ -54,6 +54,9 @@ bench-systems: $(READY)
 
 bench-train: $(READY)
 	@$(BIN)/python benchmarks/train.py
+
+bench-scoring: $(READY)
+	@$(BIN)/python benchmarks/scoring.py
 
 bench-race: $(READY)
 	@$(BIN)/python benchmarks/race.py 200

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import os
 import resource
 import statistics
 import subprocess
@@ -63,11 +64,16 @@ def flow_alone(videos: list[np.ndarray], workers: int) -> float:
     """Returns the seconds that as many processes take for the flow of all pairs, frames in memory."""
     gray = [to_gray(frames) for frames in videos]
     pieces = [frames[first : first + 33] for frames in gray for first in range(0, len(frames) - 1, 32)]
-    with multiprocessing.get_context("spawn").Pool(workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+    with multiprocessing.get_context("spawn").Pool(workers, initializer=_one_core) as pool:
         pool.map(_solve, [piece[:2] for piece in pieces[:workers]])
         start = time.perf_counter()
         pool.map(_solve, pieces, chunksize=1)
         return time.perf_counter() - start
+
+
+def _one_core() -> None:
+    cv2.setNumThreads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def _solve(gray: np.ndarray) -> int:

@@ -17,11 +17,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ptune.metrics import from_confusion, metric_of
-from ptune.results.stats import bbc_cv, compare_matrices, holm
+from ptune.results.stats import FusionRule, Pool, bbc_cv, compare_matrices, holm, nested_choice
 from ptune.results.stats.family import best_place
 from ptune.results.stats.intervals import resampled_counts
 from ptune.results.stats.permutation import exchange_tests
-from ptune.results.stats.selection import Pool
 
 Floats, Ints = NDArray[np.float64], NDArray[np.int64]
 
@@ -31,6 +30,7 @@ NAMES = ("normal", "mild", "severe")
 SPREAD = 0.15
 FAMILY = 6
 TRIALS = 64
+PLAIN = FusionRule()
 
 
 def even_labels(random: np.random.Generator) -> Ints:
@@ -155,7 +155,14 @@ class Search:
         return np.stack(found)
 
 
-def selection(metric: str, spread: float, studies: int, modalities: int = 1, survivors: int = TRIALS) -> None:
+def selection(
+    metric: str,
+    spread: float,
+    studies: int,
+    modalities: int = 1,
+    survivors: int = TRIALS,
+    how: FusionRule = PLAIN,
+) -> None:
     """Prints what the choice of trial and fusion seems to score, its corrected score, and its true one.
 
     The true score is that on 1000 other subjects. The luck that all trials of a study share is taken off all three
@@ -166,6 +173,7 @@ def selection(metric: str, spread: float, studies: int, modalities: int = 1, sur
     """
     random = np.random.default_rng(3)
     names = np.repeat([f"S{number:02d}" for number in range(SUBJECTS)], VIDEOS)
+    folds = np.repeat(np.arange(SUBJECTS) // 5, VIDEOS)
     errors = []
     for seed in range(studies):
         search, labels = Search(random, spread, modalities), even_labels(random)
@@ -175,30 +183,35 @@ def selection(metric: str, spread: float, studies: int, modalities: int = 1, sur
         alive = np.sort(np.argsort(-first_fold, kind="stable")[:survivors])
         candidates: dict[str, dict[int, pd.DataFrame]] = {}
         for trial in alive.tolist():
-            frame = {"video_id": range(len(labels)), "subject": names, "label": labels}
+            frame = {"video_id": range(len(labels)), "subject": names, "fold": folds, "label": labels}
             candidates.setdefault(str(search.modality[trial]), {})[trial] = pd.DataFrame(
                 frame | {"probabilities": list(chances_TNM[trial])}
             )
-        found = bbc_cv(candidates, metric, NAMES, seed=seed, draws=500)
-        pool = Pool(candidates, CLASSES, 1)
+        found = bbc_cv(candidates, metric, NAMES, seed=seed, draws=500, rule=how.rule, per_modality=how.per_modality)
+        pool = Pool(candidates, CLASSES, how)
         drawn = resampled_counts(SUBJECTS, 500, seed)
         published = metric_of(pool.choose(drawn, metric).left_out_BMM, metric).mean()
         others = random.integers(0, CLASSES, 1000 * VIDEOS)
         fresh_TNM = search.chances(range(TRIALS), others, 1000)
-        fused = fresh_TNM[list(found.members.values())].mean(0).argmax(-1)
+        fused = np.tensordot(
+            [member.weight for member in found.members], fresh_TNM[[member.trial for member in found.members]], 1
+        ).argmax(-1)
         matrix = np.bincount(others * CLASSES + fused, minlength=CLASSES**2).reshape(CLASSES, CLASSES)
         truth = float(metric_of(matrix, metric))
         luck = right_TN.mean() - (fresh_TNM.argmax(-1) == others).mean()
         inside = found.interval[0] <= truth <= found.interval[1]
-        errors.append([found.naive - truth - luck, found.corrected - truth - luck, published - truth - luck, inside])
-    naive, corrected, published, covered = 100 * np.mean(errors, axis=0)
+        nested = nested_choice(candidates, metric, NAMES, how).value
+        scores = np.array([found.naive, found.corrected, nested, published]) - truth - luck
+        errors.append([*scores, inside, truth])
+    naive, corrected, nested, published, covered, true = 100 * np.mean(errors, axis=0)
     noise = 100 * np.std(errors, axis=0)[1] / np.sqrt(studies)
     what = "trials alone" if modalities == 1 else f"fusions of {modalities}"
+    what += "" if how == PLAIN else f" by {how.rule}, {how.per_modality} of each modality"
     raced = "" if survivors == TRIALS else f", {survivors} survive the first fold"
     print(
         f"{metric:9} best of {TRIALS}, {what}, skills spread by {spread:.1f}{raced}: naive {naive:+.2f} points, "
-        f"corrected {corrected:+.2f} (standard error {noise:.2f}; as published {published:+.2f}); "
-        f"interval covers {covered:.1f} %",
+        f"corrected {corrected:+.2f} (standard error {noise:.2f}; as published {published:+.2f}), "
+        f"nested {nested:+.2f}; interval covers {covered:.1f} %; true score {true:.2f}",
         flush=True,
     )
 
@@ -219,6 +232,8 @@ def main(studies: int = 2000) -> None:
         selection(metric, spread, studies // 5)
     selection("accuracy", 0.2, studies // 5, modalities=3)
     selection("accuracy", 0.2, studies // 5, survivors=16)
+    for how in (FusionRule("weights"), FusionRule("greedy"), FusionRule("weights", 3), FusionRule("greedy", 3)):
+        selection("accuracy", 0.2, studies // 5, modalities=3, how=how)
     print(f"took {time.monotonic() - start:.0f} s")
 
 

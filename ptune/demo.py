@@ -27,7 +27,9 @@ from ptune.results.stats import AgainstMajority, beats_majority
 from ptune.results.table import Table
 from ptune.results.tables import UNITS, metrics_headings, metrics_line
 from ptune.track.bundle import Bundle
-from ptune.track.publish import StudyOutcome, predict_videos, register_study, run_study
+from ptune.track.predict import predict_videos, wanted_videos
+from ptune.track.promotion import promote
+from ptune.track.publish import StudyOutcome, register_study, run_study
 from ptune.track.registry import Registry
 
 SUBJECTS, HELD_OUT_SUBJECTS, CLIPS = 30, 24, 3
@@ -102,7 +104,7 @@ def run_demo(home: Home, seed: int = 0, workers: int | None = None) -> DemoResul
     frame = _score_held_out(home, config, held_out)
     test = _against_majority(frame, cohort, config)
     _say("6/6 scoring one of their videos as the registered model does it, from the file")
-    answer = predict_videos(home, config.study, "champion", [held_out.videos[0].path])
+    answer = predict_videos(home, config.study, "champion", wanted_videos([held_out.videos[0].path]))
     seconds = time.monotonic() - clock
     facts = _facts(frame, test, outcome, config) | {"seed": seed, "seconds": round(seconds, 1)}
     text = _closing(facts, frame, test, outcome, answer.text(), config, home, seconds)
@@ -145,8 +147,8 @@ def _promoted(home: Home, name: str) -> tuple[str, str]:
     champion = registry.champion(name)
     if champion is not None and champion.version == candidate:
         return champion.version, "champion already"
-    version, reason = registry.promote(name)
-    return version.version, reason
+    done = promote(home, name)
+    return str(done.version), done.reason
 
 
 def _score_held_out(home: Home, config: StudyConfig, held_out: Manifest) -> pd.DataFrame:

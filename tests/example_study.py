@@ -18,11 +18,12 @@ MODALITIES = ("rgb", "flow", "mb", "flow", "mb", "rgb", "flow", "mb", "rgb")
 SKILL = {"rgb": 0.35, "flow": 0.75, "mb": 0.7}
 
 
-def example_config(name: str = "hand", epochs: int = 12) -> StudyConfig:
+def example_config(name: str = "hand", epochs: int = 12, metric: str = "f1_weighted") -> StudyConfig:
     values = {
         "study": name,
         "cohort": MANIFEST,
         "task": "hand",
+        "objective": {"metric": metric},
         "folds": {"count": 3, "seed": 0},
         "budget": {"trials": 9},
         "init": "random",
@@ -51,13 +52,24 @@ def example_videos(subjects: int = 12, each: int = 5, seed: int = 0) -> list[Fit
     return videos
 
 
-def example_study(root: Path, name: str = "hand", epochs: int = 12, trials: int = 9) -> Ledger:
-    """Fills a ledger under `root` and returns it."""
-    config, videos, ledger = example_config(name, epochs), example_videos(), Ledger(root)
-    subjects = sorted({video.subject for video in videos})
-    folds = {subject: index % 3 for index, subject in enumerate(subjects)}
+def example_study(
+    root: Path,
+    name: str = "hand",
+    epochs: int = 12,
+    trials: int = 9,
+    subjects: int = 12,
+    turned: int = 0,
+    metric: str = "f1_weighted",
+) -> Ledger:
+    """Fills a ledger under `root` and returns it.
+
+    Args:
+        turned: by how many folds every subject is moved on.
+    """
+    config, videos, ledger = example_config(name, epochs, metric), example_videos(subjects), Ledger(root)
+    folds = {subject: (index + turned) % 3 for index, subject in enumerate(sorted({video.subject for video in videos}))}
     counts = {CLASSES[index]: sum(video.label == index for video in videos) for index in range(3)}
-    cohort = {"digest": "ab12" * 8, "videos": len(videos), "subjects": len(subjects), "class_counts": counts}
+    cohort = {"digest": "ab12" * 8, "videos": len(videos), "subjects": subjects, "class_counts": counts}
     log = ledger.study(name)
     with log.lease():
         log.append("opened", study=config.model_dump(mode="json", by_alias=True), cohort=cohort, folds=folds)

@@ -25,7 +25,7 @@ from ptune.home import Home
 from ptune.ledger import Ledger
 from ptune.replay import read_study
 from ptune.track.bundle import Bundle
-from ptune.track.registry import Evidence, Registry
+from ptune.track.registry import Registry
 from ptune.tune.study import sweep
 from ptune.upkeep.collect import find_garbage
 
@@ -207,17 +207,18 @@ def test_another_cohort_under_the_same_name_is_refused_with_the_difference(swept
 
 def test_promotion_follows_the_evidence(registered):
     registry = Registry(Home.open(registered.home))
-    evidence = Evidence.of(registry.version("hand", "candidate").tags)
-    assert evidence.value == pytest.approx(
-        json.loads(registered.ptune("fuse", "hand", "--json"))["fusion"]["metrics"]["f1_weighted"]
-    )
-    if evidence.value > evidence.majority:
-        assert "version 1 is the champion" in registered.ptune("promote", "hand")
-        assert registry.champion("hand").version == 1
-        assert "is champion already" in registered.failure("promote", "hand")
-    else:
-        assert "is not above the majority class's" in registered.failure("promote", "hand")
+    tags = registry.version("hand", "candidate").tags
+    fusion = json.loads(registered.ptune("fuse", "hand", "--json"))["fusion"]
+    assert float(tags["ptune.value"]) == pytest.approx(fusion["metrics"]["f1_weighted"], abs=1e-4)
+    done = registered.run("promote", "hand")
+    if done.returncode:
+        assert "is not shown to be better than the majority class" in done.stderr
         assert registry.champion("hand") is None
+        promoted = registered.ptune("promote", "hand", "--override", "to test what a champion does")
+        assert "version 1 is the champion: overridden: to test" in promoted
+    assert registry.champion("hand").version == 1
+    assert "is champion already" in registered.failure("promote", "hand")
+    assert "is its first champion" in registered.ptune("rollback", "hand", code=2)
 
 
 def test_videos_are_scored_and_one_that_cannot_be_read_gets_a_problem_instead(registered):
@@ -285,6 +286,7 @@ def test_the_ledger_is_sound_knows_what_the_model_is_made_of_and_holds_nothing_u
     found = json.loads(registered.ptune("ledger", "check", "--json"))
     assert (found["problems"], found["notes"]) == ([], [])
     decision = registered.facts().decided[-1]
+    assert (decision["rule"], sum(member["weight"] for member in decision["members"])) == ("average", 1)
     assert set(registered.facts().baselines) == {"nuisance", "frozen"}
     refits = [Ledger(registered.home / "ledger").find_fit(signature) for signature in decision["fits"]]
     assert [refit.spec.held_out for refit in refits] == [()] * len(decision["members"])

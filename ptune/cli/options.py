@@ -36,6 +36,25 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON d
 workers = click.option("--workers", type=click.IntRange(1), help="CPU cores of a private Ray [default: all].")
 
 
+def fusion_rule(function: Command) -> Command:
+    """Adds --rule and --per-modality: how a fusion is chosen."""
+    rule = click.option(
+        "--rule",
+        type=click.Choice(["average", "weights", "greedy"]),
+        default="average",
+        show_default=True,
+        help="The best plain average, fitted weights (Brier score), or greedy selection with replacement.",
+    )
+    per_modality = click.option(
+        "--per-modality",
+        type=click.IntRange(1),
+        default=1,
+        show_default=True,
+        help="How many of the best trials of each modality may take part.",
+    )
+    return rule(per_modality(function))
+
+
 def show(value: Any, text: str, as_json: bool) -> None:
     """Prints `value` as JSON or `text` for people."""
     click.echo(json.dumps(value, indent=1, default=str) if as_json else text)

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
-from ptune.cli.options import as_json, example, show, with_home, workers
+from ptune.cli.options import as_json, example, fusion_rule, show, with_home, workers
 
 if TYPE_CHECKING:
     from ptune.home import Home
+    from ptune.results.stats import Rule
 
 
 @click.command(
@@ -123,15 +125,33 @@ def status(home: Home, study: str | None, watch: bool, as_json: bool) -> int:
     return 0
 
 
-@click.command(epilog=example("ptune fuse hand"))
-@click.argument("study")
+@click.command(
+    epilog=example(
+        "ptune fuse hand",
+        "ptune fuse hand --rule greedy --per-modality 4",
+        "ptune fuse hand --streams 3 --streams 7",
+        "ptune fuse hand hand-2 --streams hand:3 --streams hand-2:0",
+    )
+)
+@click.argument("studies", metavar="STUDY...", nargs=-1, required=True)
+@click.option("--streams", multiple=True, help="Fuse only this trial (repeat it): NUMBER, or STUDY:NUMBER.")
+@fusion_rule
 @as_json
 @with_home
-def fuse(home: Home, study: str, as_json: bool) -> int:
-    """Score every combination of modalities of STUDY without training."""
+def fuse(
+    home: Home,
+    studies: tuple[str, ...],
+    streams: tuple[str, ...],
+    rule: Rule,
+    per_modality: int,
+    as_json: bool,
+) -> int:
+    """Search the fusions of finished streams of one STUDY or several, without training."""
+    if streams and click.get_current_context().get_parameter_source("per_modality") is not ParameterSource.DEFAULT:
+        raise click.UsageError("--streams names the trials: --per-modality does not go with it")
     from ptune.results.summary import summarise
 
-    summary = summarise(home, study)
+    summary = summarise(home, studies, rule, per_modality, streams)
     show(summary.facts(), summary.text(), as_json)
     return 0
 

@@ -60,7 +60,7 @@ class LeaveOneOut(Strict):
 
         Args:
             study: as its ledger has it.
-            members: all settings of each fused stream, by modality.
+            members: all settings of each fused stream, by its name in the fusion.
 
         Raises:
             ConfigError: there is nothing to take away.

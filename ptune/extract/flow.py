@@ -7,9 +7,12 @@ Source: section 4.1; Zach, Pock and Bischof 2007; OpenCV's `DualTVL1OpticalFlow`
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from typing import Any
 
 import cv2
@@ -141,9 +144,22 @@ def _opencv(gray: Gray, config: TVL1Config) -> Flow:
 
 
 def _cpu(gray: Gray, config: TVL1Config) -> Flow:
+    """Shares the pairs out among threads; at its ends a share computes a pyramid that its neighbour computes too."""
     from ptune.extract.tvl1_cpu import solve
 
-    return solve(gray, config)
+    pairs = len(gray) - 1
+    threads = min(_cores(), pairs)
+    if threads < 2:
+        return solve(gray, config)
+    edges = np.linspace(0, pairs, threads + 1).astype(int).tolist()
+    shares = [gray[first : last + 1] for first, last in pairwise(edges)]
+    with ThreadPoolExecutor(threads) as pool:
+        return np.concatenate(list(pool.map(solve, shares, [config] * threads)))
+
+
+def _cores() -> int:
+    """Returns how many cores this process may use: Ray gives its workers as many as they asked for."""
+    return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
 
 
 def _warm_up_cpu() -> None:

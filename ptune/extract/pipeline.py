@@ -142,7 +142,7 @@ def preview_videos(
     if pending:
         requests = [{"id": video_id, "store": str(store.path), "folder": str(folder)} for video_id in pending]
         with progress("preview", len(pending)) as bar, ray_session(home, workers):
-            for row in _draw(requests, workers):
+            for row in each_on_workers(work.PreviewWorker, requests, workers):
                 if row["status"] != "done":
                     raise FeatureError(f"preview of video {row['id']}", row["detail"], "a picture of its features")
                 bar.advance(1)
@@ -264,14 +264,26 @@ def _quickest() -> str:
     return "cuda" if ray.cluster_resources().get("GPU") else DEFAULT_BACKEND
 
 
-def _draw(requests: list[work.Row], workers: int | None) -> Iterator[work.Row]:
+def each_on_workers(
+    worker: type, requests: list[work.Row], workers: int | None = None, gpu: bool = False
+) -> Iterator[work.Row]:
+    """Yields what a worker makes of each row, as workers finish; Ray must be connected.
+
+    Args:
+        worker: a class of callables, one object per process.
+        workers: default one per core or GPU.
+        gpu: each has a GPU of its own, where there are some.
+    """
     import ray
     import ray.data
 
     _hush(ray.data.DataContext.get_current())
-    size = min(workers or int(ray.cluster_resources().get("CPU", 1)), len(requests))
+    there = ray.cluster_resources()
+    gpus = int(there.get("GPU", 0)) if gpu else 0
+    size = min(workers or gpus or int(there.get("CPU", 1)), len(requests))
     rows = ray.data.from_items(requests, override_num_blocks=len(requests))
-    yield from rows.map(work.PreviewWorker, compute=ray.data.ActorPoolStrategy(size=size), num_cpus=1).iter_rows()
+    pool = ray.data.ActorPoolStrategy(size=size)
+    yield from rows.map(worker, compute=pool, num_cpus=1, num_gpus=1 if gpus else 0).iter_rows()
 
 
 def _expected_pairs(video: Video) -> int:

@@ -10,6 +10,6 @@ from ptune.ledger.fits import FitRecord, predictions_table
 from ptune.ledger.layout import SCHEMA_VERSION
 from ptune.ledger.lease import Holder, Lease
 from ptune.ledger.ledger import Ledger
-from ptune.ledger.study import StudyLog
+from ptune.ledger.study import ModelLog, StudyLog
 
-__all__ = ["SCHEMA_VERSION", "FitRecord", "Holder", "Lease", "Ledger", "StudyLog", "predictions_table"]
+__all__ = ["SCHEMA_VERSION", "FitRecord", "Holder", "Lease", "Ledger", "ModelLog", "StudyLog", "predictions_table"]

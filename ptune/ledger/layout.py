@@ -10,6 +10,8 @@ studies/NAME/events/00000001-000001   events in an object store
 studies/NAME/tables/0123....arrow     tables that its events name, by their checksums
 studies/NAME/lease/00000001.json      who runs it
 studies/NAME/requests/TIME-ID.json    what people ask of whoever runs it
+registry/NAME/events.jsonl            what became of a registered model; in an object store as those of a study
+registry/NAME/lease/00000001.json     who changes it
 """
 
 from __future__ import annotations
@@ -38,6 +40,11 @@ def fit_folder(signature: str) -> str:
 def study_folder(study: str) -> str:
     """Returns where a study lies."""
     return f"studies/{study}"
+
+
+def model_folder(name: str) -> str:
+    """Returns where the events of a registered model lie."""
+    return f"registry/{name}"
 
 
 def table_name(study: str, sha256: str) -> str:

@@ -25,7 +25,7 @@ from ptune.ledger.layout import (
 )
 from ptune.ledger.lease import STALE_SECONDS, Holder, Lease, acquire
 from ptune.ledger.store import store_at
-from ptune.ledger.study import StudyLog
+from ptune.ledger.study import ModelLog, StudyLog
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -137,6 +137,10 @@ class Ledger:
     def study(self, name: str) -> StudyLog:
         """Returns the event log of a study, which may be empty."""
         return StudyLog(self.store, name)
+
+    def model(self, name: str) -> ModelLog:
+        """Returns the event log of a registered model, which may be empty."""
+        return ModelLog(self.store, name)
 
     def studies(self) -> list[str]:
         """Returns the names of all studies that have events."""

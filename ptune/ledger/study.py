@@ -1,4 +1,4 @@
-"""The events of one study, each with its own checksum, in the order in which they were decided; and tables."""
+"""The events of a study or a model, each with its own checksum, in the order in which they were decided; and tables."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptune.errors import LedgerError, StudyBusy
 from ptune.ledger.fits import arrow_bytes
-from ptune.ledger.layout import before_reading, before_writing, study_folder, table_name
+from ptune.ledger.layout import before_reading, before_writing, model_folder, study_folder, table_name
 from ptune.ledger.lease import STALE_SECONDS, Holder, Lease, acquire, holder_of
 from ptune.ledger.store import Lines, Store
 
@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class _Writer:
-    """This process as the one writer of a study."""
+    """This process as the one writer of a log."""
 
     lease: Lease
     lines: Lines
@@ -36,32 +36,39 @@ _writers: dict[tuple[str, str], _Writer] = {}
 _appending = threading.Lock()
 
 
-class StudyLog:
-    """Append-only events of one study; one writer at a time."""
+class EventLog:
+    """Append-only events; one writer at a time.
 
-    def __init__(self, store: Store, name: str) -> None:
-        self.store, self.name = store, name
-        self._folder = study_folder(name)
-        self._key = (store.identity, name)
+    Args:
+        what: names it in messages: `study 'hand'`.
+    """
+
+    #: What a writer does to it, in messages.
+    verb = "changed"
+
+    def __init__(self, store: Store, folder: str, what: str) -> None:
+        self.store, self.what = store, what
+        self._folder = folder
+        self._key = (store.identity, folder)
 
     @contextmanager
     def lease(self, stale_seconds: float = STALE_SECONDS, patience_seconds: float = 0.0) -> Iterator[Lease]:
-        """Makes this process the study's only writer for a while; every StudyLog of the process then writes under it.
+        """Makes this process the only writer for a while; every log of the same events in the process writes under it.
 
         Args:
             stale_seconds: without a heartbeat for so long, another process may take over.
             patience_seconds: wait so long for another process to end.
 
         Raises:
-            StudyBusy: another process runs the study, or another part of this one does.
+            StudyBusy: another process writes, or another part of this one does.
         """
         before_writing(self.store)
         until = time.monotonic() + patience_seconds
         while isinstance(lease := acquire(self.store, f"{self._folder}/lease", stale_seconds), Holder):
             if time.monotonic() > until:
                 raise StudyBusy(
-                    f"study {self.name!r}",
-                    f"is being run by {lease}",
+                    self.what,
+                    f"is being {self.verb} by {lease}",
                     "one process at a time",
                     "Wait for it to end, or stop it; a process that died gives way by itself.",
                 )
@@ -74,18 +81,18 @@ class StudyLog:
             del _writers[self._key]
 
     def holder(self) -> Holder | None:
-        """Returns which process runs the study now, if any."""
+        """Returns which process writes now, if any."""
         return holder_of(self.store, f"{self._folder}/lease")
 
     def append(self, kind: str, **content: Any) -> dict[str, Any]:
         """Adds one event durably and returns it. Outside of `lease` it takes the lease for this one event.
 
         Args:
-            kind: opened, proposed, reported, fitted, stopped, finished, failed or decided.
+            kind: what happened.
             content: plain JSON values, all finite.
 
         Raises:
-            StudyBusy: another process runs the study.
+            StudyBusy: another process writes.
             LeaseLost: this process slept too long, and another may have taken over.
             StorageError: the event could not be stored.
         """
@@ -106,34 +113,8 @@ class StudyLog:
             writer.lines.append(line, writer.lease.number)
         return True
 
-    def keep(self, table: pa.Table) -> str:
-        """Stores a table durably beside the events and returns its sha256, by which an event is to name it."""
-        before_writing(self.store)
-        content = arrow_bytes(table)
-        digest = hashlib.sha256(content).hexdigest()
-        self.store.put(table_name(self.name, digest), content)
-        return digest
-
-    def table(self, sha256: str) -> pa.Table:
-        """Returns a table that `keep` stored.
-
-        Raises:
-            LedgerError: it is missing, or differs from its checksum.
-        """
-        import pyarrow as pa
-
-        content = self.store.read(table_name(self.name, sha256))
-        if content is None or hashlib.sha256(content).hexdigest() != sha256:
-            raise LedgerError(
-                f"study {self.name}, table {sha256[:16]}",
-                "is missing or differs from its checksum",
-                "the bytes that were written",
-                "Run its sweep again: it computes the table anew.",
-            )
-        return pa.ipc.open_file(pa.py_buffer(content)).read_all()
-
     def exists(self) -> bool:
-        """Returns whether the study has any event."""
+        """Returns whether there is any event."""
         return self._lines().exists()
 
     def events(self) -> list[dict[str, Any]]:
@@ -170,15 +151,58 @@ class StudyLog:
                 found.append(json.loads(body))
             else:
                 raise LedgerError(
-                    f"study {self.name}, event {line.where}",
+                    f"{self.what}, event {line.where}",
                     "does not match its checksum",
                     "the bytes that were written",
-                    "Restore the study's events from a backup, or delete the line: that event then never was.",
+                    "Restore its events from a backup, or delete the line: that event then never was.",
                 )
         return found, torn, position
 
     def _lines(self) -> Lines:
         return self.store.lines(f"{self._folder}/events")
+
+
+class StudyLog(EventLog):
+    """What a study did: opened, proposed, reported, fitted, stopped, finished, failed, decided; and its tables."""
+
+    verb = "run"
+
+    def __init__(self, store: Store, name: str) -> None:
+        super().__init__(store, study_folder(name), f"study {name!r}")
+        self.name = name
+
+    def keep(self, table: pa.Table) -> str:
+        """Stores a table durably beside the events and returns its sha256, by which an event is to name it."""
+        before_writing(self.store)
+        content = arrow_bytes(table)
+        digest = hashlib.sha256(content).hexdigest()
+        self.store.put(table_name(self.name, digest), content)
+        return digest
+
+    def table(self, sha256: str) -> pa.Table:
+        """Returns a table that `keep` stored.
+
+        Raises:
+            LedgerError: it is missing, or differs from its checksum.
+        """
+        import pyarrow as pa
+
+        content = self.store.read(table_name(self.name, sha256))
+        if content is None or hashlib.sha256(content).hexdigest() != sha256:
+            raise LedgerError(
+                f"study {self.name}, table {sha256[:16]}",
+                "is missing or differs from its checksum",
+                "the bytes that were written",
+                "Run its sweep again: it computes the table anew.",
+            )
+        return pa.ipc.open_file(pa.py_buffer(content)).read_all()
+
+
+class ModelLog(EventLog):
+    """What became of a registered model: registered, promoted, rolled_back."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        super().__init__(store, model_folder(name), f"model {name!r}")
 
 
 def _checksum(body: str) -> str:

@@ -64,7 +64,7 @@ def clips_section(fusion: Fusion, frames: Mapping[int, pd.DataFrame], class_name
     worst = _clips(frame, class_names, np.argsort(own, kind="stable"), own)
     text = page.paragraph("Lowest probability of the clinician's class:", "soft")
     text += page.table(["clip", "clinician", "predicted", "probability of the clinician's class"], worst)
-    members = [frames[number].sort_values("video_id") for number in fusion.members.values()]
+    members = [frames[member.trial].sort_values("video_id") for member in fusion.members]
     if len(members) > 1:
         grades = np.stack([stacked(member) @ np.arange(len(class_names)) for member in members])
         apart = np.ptp(grades, axis=0)

@@ -54,8 +54,8 @@ def _strip(
     facts: StudyFacts, frames: Mapping[int, pd.DataFrame], fusion: Fusion, store: FeatureStore, video: str
 ) -> str:
     features, moments = store.video(video), []
-    for number in fusion.members.values():
-        table = frames[number].set_index("video_id")
-        stream = facts.stream(facts.trials[number])
+    for member in fusion.members:
+        table = frames[member.trial].set_index("video_id")
+        stream = facts.stream(facts.trials[member.trial])
         moments += stored_moments(stream, np.asarray(table.loc[video, "attention"], np.float64), features)
     return page.picture(plots.png(film_strip(moments, features)), f"clip {video}")

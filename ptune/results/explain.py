@@ -34,13 +34,14 @@ class Moment:
     """What one stream says of one snippet.
 
     Args:
+        stream: its name.
         first_frame, centre_frame: in frames of the video; the centre lies in it however short it is.
         centre_seconds: from the video's beginning.
         attention: weight of the snippet; 1 for a stream without attention.
         probabilities: of each class by name.
     """
 
-    modality: str
+    stream: str
     first_frame: int
     centre_frame: int
     centre_seconds: float
@@ -54,7 +55,7 @@ class Moment:
 
 
 def explain(
-    streams: Sequence[StreamConfig],
+    streams: Mapping[str, StreamConfig],
     scores: Mapping[str, VideoScore],
     features: VideoFeatures,
     class_names: Sequence[str],
@@ -62,19 +63,19 @@ def explain(
     """Returns the snippets of one video, stream after stream, in the order of time.
 
     Args:
-        streams: one per modality.
-        scores: by modality, of each stream's test protocol.
+        streams: by name, which is the modality unless a modality has several.
+        scores: by the same names, of each stream's test protocol.
 
     Source: section 3, attention as the weight of a snippet; figures of the paper do not show it for single videos.
     """
     moments = []
-    for stream in streams:
-        score = scores[stream.modality]
+    for name, stream in streams.items():
+        score = scores[name]
         half = (stream.test.frames - 1) * stream.frame_stride // 2
         for start, attention, values in zip(score.starts, score.attention, score.snippet_probabilities, strict=True):
             centre = min(start + half, features.length(stream.modality) - 1)
             named = dict(zip(class_names, values.tolist(), strict=True))
-            moments.append(Moment(stream.modality, start, centre, centre / features.fps, float(attention), named))
+            moments.append(Moment(name, start, centre, centre / features.fps, float(attention), named))
     return moments
 
 
@@ -106,27 +107,27 @@ def film_strip(moments: Sequence[Moment], features: VideoFeatures) -> Figure:
     import matplotlib
     from matplotlib.figure import Figure
 
-    modalities = list(dict.fromkeys(moment.modality for moment in moments))
-    panels = modalities if moments[0].probabilities else []
+    streams = list(dict.fromkeys(moment.stream for moment in moments))
+    panels = streams if moments[0].probabilities else []
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9, 2.8 + 1.3 * len(panels)), layout="constrained")
         heights = [1.6, *[1.0] * len(panels), 0.8]
         rows = figure.add_gridspec(len(heights), 1, height_ratios=heights)
         axes = [figure.add_subplot(rows[0])]
         axes += [figure.add_subplot(rows[index + 1], sharex=axes[0]) for index in range(len(panels))]
-        for modality in modalities:
-            own = [moment for moment in moments if moment.modality == modality]
+        for name in streams:
+            own = [moment for moment in moments if moment.stream == name]
             seconds = [moment.centre_seconds for moment in own]
             attention = [moment.attention for moment in own]
-            axes[0].plot(seconds, attention, ".-", color=colour_of(modality), label=modality, linewidth=1.4)
-        for modality, below in zip(panels, axes[1:], strict=True):
-            own = [moment for moment in moments if moment.modality == modality]
+            axes[0].plot(seconds, attention, ".-", color=colour_of(name), label=name, linewidth=1.4)
+        for name, below in zip(panels, axes[1:], strict=True):
+            own = [moment for moment in moments if moment.stream == name]
             seconds = [moment.centre_seconds for moment in own]
             names = list(own[0].probabilities)
             shares = [[moment.probabilities[name] for moment in own] for name in names]
             tones = [str(0.88 - 0.6 * index / max(len(names) - 1, 1)) for index in range(len(names))]
             below.stackplot(seconds, shares, labels=names, colors=tones)
-            below.set(ylim=(0, 1), ylabel=modality)
+            below.set(ylim=(0, 1), ylabel=name)
         axes[0].set(ylabel="attention", ylim=_limits([moment.attention for moment in moments]))
         axes[0].grid(axis="y", color=FAINT, linewidth=0.6)
         axes[0].legend(loc="upper left", bbox_to_anchor=(1, 1))
@@ -137,7 +138,7 @@ def film_strip(moments: Sequence[Moment], features: VideoFeatures) -> Figure:
             upper.tick_params(labelbottom=False)
         axes[-1].set_xlabel("seconds")
         strip = figure.add_subplot(rows[-1], sharex=axes[0])
-        _draw_frames(strip, [moment for moment in moments if moment.modality == modalities[0]], features)
+        _draw_frames(strip, [moment for moment in moments if moment.stream == streams[0]], features)
     return figure
 
 

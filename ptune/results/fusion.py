@@ -1,4 +1,4 @@
-"""Streams become one prediction: the plain average of their probabilities on the same videos.
+"""Streams become one prediction: the weighted average of their probabilities on the same videos.
 
 Knows nothing of training; a fusion is computed from what the ledger holds.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -17,70 +16,113 @@ from ptune.errors import BadInput
 from ptune.ledger import Ledger
 from ptune.metrics import score_frame, stacked
 from ptune.replay import StudyFacts, out_of_fold
-from ptune.results.stats import Corrected, bbc_cv, why_not_comparable
+from ptune.results.stats import (
+    MOST_STREAMS,
+    Candidates,
+    Choice,
+    Corrected,
+    FusionRule,
+    Member,
+    Pool,
+    bbc_cv,
+    members_of,
+    sets_of,
+    why_not_comparable,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MODALITIES: tuple[str, ...] = get_args(Modality)
-#: Values this close are a tie.
-TIE = 1e-9
+#: Combinations that are told of; where there are more, the best ones.
+MOST_TOLD = 20
+#: Weights this close are the same.
+EQUAL = 1e-9
 
 
 @dataclass(frozen=True)
 class Combination:
-    """One fusion that was tried: the trial of each modality and the metrics of their average."""
+    """One fusion that was tried.
 
-    members: dict[str, int]
+    Args:
+        name: the modalities, as in the paper's tables, `flow + mb`; the trials, where a modality has several.
+    """
+
+    name: str
+    members: tuple[Member, ...]
     metrics: dict[str, float]
-
-    @property
-    def name(self) -> str:
-        """The modalities, as in the paper's tables: `flow + mb`."""
-        return " + ".join(self.members)
 
 
 @dataclass(frozen=True)
 class Fusion:
-    """The best fusion of a study and all others that were tried.
+    """The best fusion and others that were tried.
 
     Args:
-        members: trial number of each modality that takes part.
+        members: streams that take part, by modality.
         frame: its out-of-fold predictions, as `fuse` returns them.
-        value: the metric it was chosen by.
-        tried: every combination, in the order of the paper's table: single streams first.
+        metric: what the trials, and by most rules the fusion, were chosen by.
+        how: the rule of the choice.
+        tried: other combinations and this one, in the order of the paper's table: single streams first.
+        combinations: how many were scored.
         missing: modalities without a finished trial.
     """
 
-    members: dict[str, int]
+    members: tuple[Member, ...]
     frame: pd.DataFrame
     metric: str
-    value: float
+    metrics: dict[str, float]
+    how: FusionRule
     tried: tuple[Combination, ...]
+    combinations: int
     missing: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        """The modalities: `flow + mb`."""
-        return " + ".join(self.members)
+        """The modalities, `flow + mb`, with their weights where these differ: `0.60 flow + 0.40 mb`."""
+        return fusion_name(self.members)
 
     @property
-    def metrics(self) -> dict[str, float]:
-        """All metrics of the chosen combination."""
-        return next(item.metrics for item in self.tried if item.members == self.members)
+    def value(self) -> float:
+        """The metric it was chosen by."""
+        return self.metrics[self.metric]
 
     def decision(self) -> dict[str, Any]:
         """Returns the content of the `decided` event that records this choice."""
-        return {"what": "fusion", "members": self.members, "metric": self.metric, "metrics": self.metrics}
+        return {
+            "what": "fusion",
+            "rule": self.how.rule,
+            "per_modality": self.how.per_modality,
+            "members": [member.facts() for member in self.members],
+            "metric": self.metric,
+            "metrics": self.metrics,
+        }
 
 
-def fuse(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def fusion_name(members: Sequence[Member], by_trial: bool = False) -> str:
+    """Returns what a fusion is called: by the modalities of its members, or by their trials."""
+    names = [member.title if by_trial else member.name for member in members]
+    if plain(members):
+        return " + ".join(names)
+    return " + ".join(f"{member.weight:.2f} {name}" for member, name in zip(members, names, strict=True))
+
+
+def plain(members: Sequence[Member]) -> bool:
+    """Returns whether all members weigh the same."""
+    return _alike([member.weight for member in members])
+
+
+def _alike(weights: Sequence[float]) -> bool:
+    return bool(np.ptp(weights) < EQUAL)
+
+
+def fuse(frames: Sequence[pd.DataFrame], weights: Sequence[float] | None = None) -> pd.DataFrame:
     """Returns the late fusion of streams: columns video_id, subject, fold, score, label and mean probabilities.
 
     Rows are sorted by video id. Attention belongs to one stream and is left out.
 
     Args:
         frames: one table per stream, as `ptune.replay.out_of_fold` returns it.
+        weights: of each stream, not negative; they need not sum to 1. Default the plain average.
 
     Raises:
         BadInput: the streams saw different videos, folds or labels; says which.
@@ -100,56 +142,69 @@ def fuse(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
                 "the same videos, subjects, folds and labels in every stream, each video once",
                 "Fuse trials of one study that finished on the same cohort.",
             )
-    mean = np.mean([stacked(frame) for frame in ordered], axis=0)
+    alike = weights is None or _alike(weights)
+    mean = np.average([stacked(frame) for frame in ordered], axis=0, weights=None if alike else weights)
     return first[["video_id", "subject", "fold", "score", "label"]].assign(probabilities=list(mean))
 
 
-def choose_fusion(
-    candidates: Mapping[str, Sequence[tuple[int, pd.DataFrame]]],
-    metric: str,
-    class_names: Sequence[str],
-    fewest_streams: int = 1,
-) -> Fusion:
-    """Returns the best fusion over all non-empty sets of modalities, each represented by its own best trial.
+def fuse_members(frames: Mapping[Any, pd.DataFrame], members: Sequence[Member]) -> pd.DataFrame:
+    """Returns `fuse` of the members' tables, which lie under their keys."""
+    return fuse([frames[member.key] for member in members], [member.weight for member in members])
 
-    Three modalities give the paper's seven combinations. Ties go to fewer streams, then to the earlier modality.
-    The value of the chosen fusion is optimistic: it was picked on the data that it is measured on. The
-    bias-corrected estimate is a matter of statistics over the whole search, not of this function.
+
+def choose_fusion(
+    candidates: Candidates, metric: str, class_names: Sequence[str], how: FusionRule | None = None
+) -> Fusion:
+    """Returns the best fusion of finished trials.
+
+    The default takes the best trial of each modality and the plain average of those whose average scores best: three
+    modalities give the paper's seven combinations. Ties go to fewer streams, then to the earlier modality.
+    The value of the chosen fusion is optimistic: it was picked on the data that it is measured on. `bbc_cv` and
+    `nested_choice` estimate it without that.
 
     Args:
-        candidates: finished trials of each modality, as (trial number, out-of-fold table).
-        metric: a key of `ptune.metrics.score`; larger is better.
+        candidates: finished trials of each modality, out-of-fold table by trial number.
+        metric: one of `ptune.metrics.METRICS` of which more is better.
         class_names: M names.
-        fewest_streams: smaller sets are tried, and not chosen; where there are fewer modalities, all of them are.
+        how: the rule of the choice.
 
     Raises:
-        BadInput: there is no candidate at all, or streams differ in videos, folds or labels.
+        BadInput: there is no candidate at all, streams differ in videos, folds or labels, or there are too many.
     """
-    best: dict[str, tuple[int, pd.DataFrame]] = {}
     known = [*MODALITIES, *(name for name in candidates if name not in MODALITIES)]
-    for modality in known:
-        scored = [
-            (score_frame(frame, class_names)[metric], number, frame) for number, frame in candidates.get(modality, ())
-        ]
-        if scored:
-            _, number, frame = min(scored, key=lambda item: (-item[0], item[1]))
-            best[modality] = number, frame
-    if not best:
+    filled = {name: candidates[name] for name in known if candidates.get(name)}
+    if not filled:
         raise BadInput("fusion", "no finished trial", "one in at least one modality", "Let the sweep finish a trial.")
-    tried, frames = [], []
-    for size in range(1, len(best) + 1):
-        for members in combinations(best, size):
-            frame = fuse([best[modality][1] for modality in members])
-            frames.append(frame)
-            tried.append(Combination({name: best[name][0] for name in members}, score_frame(frame, class_names)))
-    smallest = min(fewest_streams, len(best))
-    chosen = next(index for index, item in enumerate(tried) if len(item.members) >= smallest)
-    for index, item in enumerate(tried[chosen:], chosen):
-        if item.metrics[metric] > tried[chosen].metrics[metric] + TIE:
-            chosen = index
-    value = tried[chosen].metrics[metric]
-    missing = tuple(name for name in known if name not in best)
-    return Fusion(tried[chosen].members, frames[chosen], metric, value, tuple(tried), missing)
+    how = how or FusionRule()
+    pool = Pool(filled, len(class_names), how)
+    choice = pool.choose(np.ones((1, pool.subjects)), metric)
+    members, tried = choice.members(0), []
+    for item in _told(pool, choice, metric):
+        metrics = score_frame(_of_candidates(filled, item), class_names)
+        tried.append(Combination(fusion_name(item, how.per_modality > 1), item, metrics))
+    frame = _of_candidates(filled, members)
+    missing = tuple(name for name in known if name not in filled)
+    return Fusion(
+        members, frame, metric, score_frame(frame, class_names), how, tuple(tried), pool.combinations, missing
+    )
+
+
+def _of_candidates(candidates: Candidates, members: Sequence[Member]) -> pd.DataFrame:
+    frames = [candidates[member.modality][member.key] for member in members]
+    return fuse(frames, [member.weight for member in members])
+
+
+def _told(pool: Pool, choice: Choice, metric: str) -> list[tuple[Member, ...]]:
+    """Returns which combinations to tell of: plain averages, or single streams and what was chosen."""
+    streams = [pool.streams[place] for place in choice.streams_BC[0]]
+    if pool.how.rule != "average":
+        alone = [members_of(streams, row) for row in np.eye(len(streams))]
+        return list(dict.fromkeys([*alone, choice.members(0)]))
+    sets_GC = sets_of(len(streams), 1 if len(streams) <= MOST_STREAMS else len(streams))
+    if len(sets_GC) > MOST_TOLD:
+        values_G = pool.set_values(choice.streams_BC, sets_GC, metric)
+        sets_GC = sets_GC[np.sort(np.argsort(-values_G, kind="stable")[:MOST_TOLD])]
+    return [members_of(streams, row) for row in sets_GC / sets_GC.sum(1, keepdims=True)]
 
 
 def study_frames(facts: StudyFacts, ledger: Ledger) -> dict[int, pd.DataFrame]:
@@ -158,7 +213,7 @@ def study_frames(facts: StudyFacts, ledger: Ledger) -> dict[int, pd.DataFrame]:
 
 
 def study_fusion(facts: StudyFacts, frames: Mapping[int, pd.DataFrame]) -> Fusion | None:
-    """Returns the best fusion of a study by its own objective, or None while no trial has finished.
+    """Returns the best plain average of a study by its own objective, or None while no trial has finished.
 
     Args:
         frames: as `study_frames` returns them.
@@ -166,8 +221,7 @@ def study_fusion(facts: StudyFacts, frames: Mapping[int, pd.DataFrame]) -> Fusio
     if not frames:
         return None
     config = facts.config
-    candidates = {modality: list(trials.items()) for modality, trials in by_modality(facts, frames).items()}
-    return choose_fusion(candidates, config.objective.metric, config.grouping.names, config.ensemble.fewest_streams)
+    return choose_fusion(by_modality(facts, frames), config.objective.metric, config.grouping.names, _study_rule(facts))
 
 
 def by_modality(facts: StudyFacts, frames: Mapping[int, pd.DataFrame]) -> dict[str, dict[int, pd.DataFrame]]:
@@ -178,12 +232,23 @@ def by_modality(facts: StudyFacts, frames: Mapping[int, pd.DataFrame]) -> dict[s
     return {modality: trials for modality, trials in found.items() if trials}
 
 
-def study_corrected(facts: StudyFacts, frames: Mapping[int, pd.DataFrame]) -> Corrected:
-    """Returns the corrected score of the fusion that `study_fusion` chooses, by the study's own objective.
+def study_corrected(facts: StudyFacts, frames: Mapping[int, pd.DataFrame], how: FusionRule | None = None) -> Corrected:
+    """Returns the corrected score of what a rule chooses by the study's own objective.
 
     Args:
         frames: as `study_frames` returns them, at least one.
+        how: default that of `study_fusion`.
     """
-    config = facts.config
-    fewest = config.ensemble.fewest_streams
-    return bbc_cv(by_modality(facts, frames), config.objective.metric, config.grouping.names, fewest)
+    config, how = facts.config, how or _study_rule(facts)
+    return bbc_cv(
+        by_modality(facts, frames),
+        config.objective.metric,
+        config.grouping.names,
+        how.fewest_streams,
+        rule=how.rule,
+        per_modality=how.per_modality,
+    )
+
+
+def _study_rule(facts: StudyFacts) -> FusionRule:
+    return FusionRule(fewest_streams=facts.config.ensemble.fewest_streams)

@@ -17,10 +17,11 @@ from ptune.ledger import Ledger
 from ptune.metrics import majority_class, majority_row
 from ptune.replay import Baseline, StudyFacts, study_baselines
 from ptune.results import plots
+from ptune.results.added import added_by_each, added_table
 from ptune.results.beside import beside, remarks
 from ptune.results.errors import clips_section, errors_section
 from ptune.results.examples import examples_section
-from ptune.results.fusion import Fusion, fuse, study_corrected, study_frames, study_fusion
+from ptune.results.fusion import Fusion, fuse_members, plain, study_corrected, study_frames, study_fusion
 from ptune.results.methods import study_methods
 from ptune.results.overview import importance_section
 from ptune.results.privacy import public_reason
@@ -68,6 +69,7 @@ def write_report(
     sections = [("", _summary(facts, frames, chosen, rows)), ("Results", _results(facts, frames, chosen, rows))]
     if chosen is not None:
         sections.append(("Comparisons", _comparisons(facts, frames, chosen)))
+        sections.append(("What each stream adds", _added(facts, frames, chosen)))
         sections.append(("Errors", errors_section(facts, chosen)))
         sections.append(("Clips", clips_section(chosen, frames, facts.config.grouping.names)))
         sections.append(("Folds", _folds(facts, chosen.frame)))
@@ -101,8 +103,12 @@ def summary(facts: StudyFacts, frames: Mapping[int, pd.DataFrame], fusion: Fusio
     low, high = cluster_interval(fusion.frame, metric, names)
     base = majority_row(labels, names)[metric]
     gain = beats_majority(fusion.frame, len(names))
-    corrected = study_corrected(facts, frames)
-    members = " and ".join(f"{modality} ({trial_name(facts.trials[n])})" for modality, n in fusion.members.items())
+    corrected = study_corrected(facts, frames, fusion.how)
+    weights = [""] * len(fusion.members) if plain(fusion.members) else [f"{m.weight:.2f} of " for m in fusion.members]
+    members = " and ".join(
+        f"{weight}{member.name} ({trial_name(facts.trials[member.trial])})"
+        for weight, member in zip(weights, fusion.members, strict=True)
+    )
     verb = "Fusing" if len(fusion.members) > 1 else "The stream"
     return (
         f"{verb} {members} scores subjects it has not seen with {word} {percent(fusion.value)} "
@@ -138,12 +144,12 @@ def _comparisons(facts: StudyFacts, frames: Mapping[int, pd.DataFrame], fusion: 
     names, metric = facts.config.grouping.names, fusion.metric
     cells = {trial_name(facts.trials[number]): [frame] for number, frame in frames.items()}
     cells |= {
-        item.name: [fuse([frames[number] for number in item.members.values()])]
+        item.name: [fuse_members(frames, item.members)]
         for item in fusion.tried
-        if len(item.members) > 1
+        if len(item.members) > 1 and item.members != fusion.members
     }
-    number = next(iter(fusion.members.values()))
-    chosen = fusion.name if len(fusion.members) > 1 else trial_name(facts.trials[number])
+    chosen = fusion.name if len(fusion.members) > 1 else trial_name(facts.trials[fusion.members[0].trial])
+    cells[chosen] = [fusion.frame]
     pairs = [(name, chosen) for name in cells if name != chosen]
     if not pairs:
         return page.paragraph("There is nothing to compare the only stream with.", "soft")
@@ -157,6 +163,11 @@ def _comparisons(facts: StudyFacts, frames: Mapping[int, pd.DataFrame], fusion: 
         "comparison each, over resampled subjects; a filled dot is supported after Holm's correction over all of them."
     )
     return plots.svg(figure, "forest") + page.paragraph(note, "caption")
+
+
+def _added(facts: StudyFacts, frames: Mapping[int, pd.DataFrame], fusion: Fusion) -> str:
+    added = added_by_each(frames, fusion, facts.config.grouping.names)
+    return added_table(added).html() if added else page.paragraph("One stream alone scores best.", "soft")
 
 
 def _folds(facts: StudyFacts, frame: pd.DataFrame) -> str:
@@ -186,7 +197,7 @@ def _curves(facts: StudyFacts) -> str:
 
 
 def _attention(facts: StudyFacts, frames: Mapping[int, pd.DataFrame], fusion: Fusion) -> str:
-    singles = {modality: number for item in fusion.tried for modality, number in item.members.items()}
+    singles = {member.modality: member.trial for item in fusion.tried for member in item.members}
     streams = {trial_name(facts.trials[number]): frames[number] for number in singles.values() if number in frames}
     figure = plots.attention_figure(streams, facts.config.grouping.names)
     if figure is None:

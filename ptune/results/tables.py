@@ -6,7 +6,7 @@ The row of always answering the majority class is part of every table. Knows not
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,9 +60,10 @@ def metrics_headings() -> tuple[tuple[str, str], ...]:
 
 def study_table(
     facts: StudyFacts,
-    frames: Mapping[int, pd.DataFrame],
+    frames: Mapping[Any, pd.DataFrame],
     fusion: Fusion | None = None,
     baselines: Sequence[Baseline] = (),
+    titles: Mapping[Any, str] | None = None,
 ) -> Table:
     """Builds the table of a study: finished trials best first, fusions of several streams, rows to compare them with.
 
@@ -70,11 +71,11 @@ def study_table(
         frames: out-of-fold tables by trial number, as `ptune.results.fusion.study_frames` returns them.
         fusion: its combinations of two or more streams become rows.
         baselines: as `ptune.replay.study_baselines` returns them; the majority class follows by itself.
+        titles: what to call each trial, where not all are the study's.
     """
     names = facts.config.grouping.names
-    lines = [
-        metrics_line(trial_name(facts.trials[number]), score_frame(frame, names)) for number, frame in frames.items()
-    ]
+    titles = titles or {key: trial_name(facts.trials[key]) for key in frames}
+    lines = [metrics_line(titles[key], score_frame(frame, names)) for key, frame in frames.items()]
     if fusion is not None:
         lines += [metrics_line(item.name, item.metrics) for item in fusion.tried if len(item.members) > 1]
     lines += [
@@ -99,14 +100,14 @@ def trial_name(trial: TrialFacts) -> str:
     return f"trial-{trial.number:02d} {trial.group}"
 
 
-def study_labels(facts: StudyFacts, frames: Mapping[int, pd.DataFrame]) -> NDArray[np.int64]:
+def study_labels(facts: StudyFacts, frames: Mapping[Any, pd.DataFrame]) -> NDArray[np.int64]:
     """Returns the true classes, int [N]: of the predictions, or while there are none, as the cohort counts them."""
     for frame in frames.values():
         return np.asarray(frame["label"], np.int64)
     return labels_from_counts(facts.cohort["class_counts"], facts.config.grouping.names)
 
 
-def caption(facts: StudyFacts, frames: Mapping[int, pd.DataFrame]) -> str:
+def caption(facts: StudyFacts, frames: Mapping[Any, pd.DataFrame]) -> str:
     """Returns what a table rests on: videos, subjects, folds, seed, protocol, signature."""
     frame = next(iter(frames.values()), None)
     videos = len(frame) if frame is not None else facts.cohort["videos"]
@@ -138,7 +139,7 @@ def study_signature(facts: StudyFacts) -> str:
     return signature_of({"study": settings, "cohort": facts.cohort["digest"]})
 
 
-def warnings_of(facts: StudyFacts, frames: Mapping[int, pd.DataFrame], fusion: Fusion | None) -> list[str]:
+def warnings_of(facts: StudyFacts, frames: Mapping[Any, pd.DataFrame], fusion: Fusion | None) -> list[str]:
     """Returns what a reader must know before trusting the table, one sentence each."""
     names, found = facts.config.grouping.names, []
     frame = next(iter(frames.values()), None)
@@ -158,11 +159,21 @@ def warnings_of(facts: StudyFacts, frames: Mapping[int, pd.DataFrame], fusion: F
         if fusion.missing:
             found.append(f"No finished trial of {', '.join(fusion.missing)}: fusions with it were not tried.")
         found.append(
-            f"The best of {len(frames)} finished trials and {len(fusion.tried)} combinations was picked on the data it "
-            "is measured on: its value is optimistic, and the corrected one stands beside it."
+            f"The best of {_count(len(frames), 'finished trial')} and {_count(fusion.combinations, 'combination')} was "
+            "picked on the data it is measured on: its value is optimistic, and the corrected one stands beside it."
         )
+    return found + unfinished(facts)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def unfinished(facts: StudyFacts) -> list[str]:
+    """Returns how many trials failed and how many still run, one sentence each."""
+    found = []
     for state, text in (("failed", "failed"), ("running", "not finished yet")):
         count = sum(trial.state == state for trial in facts.trials.values())
         if count:
-            found.append(f"{count} trial{'' if count == 1 else 's'} {text}.")
+            found.append(f"{_count(count, 'trial')} {text}.")
     return found

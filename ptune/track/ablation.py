@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from ptune.results.ablation_report import ablation_files
 from ptune.results.status import require_study
 from ptune.results.summary import summarise
 from ptune.results.watch import live
+from ptune.track.evidence import fused_table
 from ptune.track.publish import write_study_report
 from ptune.track.writer import projection
 from ptune.tune.estimate import StudyEstimate, estimate_study
@@ -89,7 +91,7 @@ def load_ablation(path: Path, home: Home) -> AblationConfig:
         return spec
     summary = summarise(home, spec.study)
     facts = summary.study
-    members = {name: _settings(facts, number) for name, number in summary.fusion.members.items()}
+    members = {member.name: _settings(facts, member.trial) for member in summary.fusion.members}
     return spec.resolve(facts.config, members)
 
 
@@ -128,7 +130,31 @@ def run_ablation(config: AblationConfig, folder: Path, home: Home, workers: int 
     for done in sweeps:
         with projection(home, done.facts.config.study):
             pass  # As it ends it sends the tables, or says that MLflow is away.
+    if config.like:
+        _tell_study(config.like, result, ledger)
     return AblationOutcome(config, tuple(sweeps), result, report)
+
+
+def _tell_study(name: str, result: AblationResult, ledger: Ledger) -> None:
+    """Records with the study that was taken apart what each part is worth, for whoever registers that fusion.
+
+    Raises:
+        StudyBusy: the study is being run.
+    """
+    log = ledger.study(name)
+    for numbers in result.tasks:
+        if not numbers.against_reference:
+            continue
+        contrasts = [contrast.facts() for contrast in numbers.against_reference.values()]
+        decision = {
+            "what": "ablation",
+            "ablation": result.config.ablation,
+            "metric": numbers.metric,
+            "fusion": log.keep(fused_table(numbers.cells[numbers.reference][0])),
+            "contrasts": json.loads(json.dumps(contrasts)),
+        }
+        if not any(decision.items() <= event.items() for event in log.events()):
+            log.append("decided", **decision)
 
 
 @dataclass(frozen=True)

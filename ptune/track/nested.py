@@ -160,12 +160,13 @@ def _judge(plan: Plan, fold: int, outcome: StudyOutcome, workers: int | None) ->
             "one that can be judged",
             f"`ptune status {study.config.study}` says why.",
         )
-    chosen = [study.trials[number] for number in fusion.members.values()]
+    chosen = [study.trials[member.trial] for member in fusion.members]
     specs = [plan.fit(study.stream(trial), study.config.seed_of(trial.params), fold) for trial in chosen]
     ledger = Ledger(plan.home.ledger)
     missing = sum(ledger.find_fit(spec.signature()) is None for spec in specs)
     records = run_fits(specs, plan.config.extraction, plan.home, workers)
-    frame = fuse([record.predictions().to_pandas().assign(fold=fold) for record in records])
+    frames = [record.predictions().to_pandas().assign(fold=fold) for record in records]
+    frame = fuse(frames, [member.weight for member in fusion.members])
     return Judged(
         fold,
         study.config.study,

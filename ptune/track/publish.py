@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+import re
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any, Literal
 
 from ptune.config import StudyConfig
 from ptune.errors import BadInput
+from ptune.extract.store import open_store
 from ptune.home import Home
-from ptune.ledger import Ledger
-from ptune.metrics import majority_row
+from ptune.ledger import FitRecord, Ledger
+from ptune.replay import StudyFacts
 from ptune.results.fusion import Fusion
+from ptune.results.stats import Rule
 from ptune.results.status import require_study
 from ptune.results.summary import Summary, report_study, summarise
 from ptune.results.watch import live
-from ptune.track.bundle import BundleSpec
+from ptune.track.bundle import BundleSpec, BundleStream
+from ptune.track.evidence import gather_evidence
 from ptune.track.optuna_study import importances
 from ptune.track.project import Projector
-from ptune.track.registry import Evidence, Registry
+from ptune.track.registry import MODEL_NAME, Registry
+from ptune.track.seen import Seen
 from ptune.track.writer import projection
 from ptune.tune.conductor import Tally
 from ptune.tune.study import SweepReport, refit, run_fits, sweep
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
+
+#: Which networks a registered model has.
+Weights = Literal["refit", "folds"]
 
 
 @dataclass(frozen=True)
@@ -127,98 +133,80 @@ def write_study_report(home: Home, name: str, with_frames: bool = False) -> Path
     return report_study(home, name, importances(require_study(home, name)), with_frames)
 
 
-def register_study(home: Home, name: str, workers: int | None = None) -> tuple[ModelVersion, Fusion]:
-    """Refits the best fused streams of a study on all its subjects and registers them as candidate.
+def register_study(
+    home: Home,
+    name: str,
+    workers: int | None = None,
+    rule: Rule = "average",
+    per_modality: int = 1,
+    weights: Weights = "refit",
+    model: str | None = None,
+) -> tuple[ModelVersion, Fusion]:
+    """Registers the best fused streams of a study as candidate.
 
     The same streams on the same data are the same model: registered again, the existing version is returned.
 
+    Args:
+        rule, per_modality: how the fusion is chosen, as in `ptune.results.stats.FusionRule`.
+        weights: `refit` trains each stream once more, on all subjects; `folds` takes the networks of all folds, whose
+            probabilities are averaged: nothing is trained, and scoring takes as many times as long as there are folds.
+
     Raises:
-        BadInput: no such study, or no trial of it has finished.
+        BadInput: no such study, no trial of it has finished, or no model can be called so.
         StudyBusy: it is being run, so that the registration could not be recorded.
     """
     require_study(home, name)
+    model = name if model is None else model
+    if not re.fullmatch(MODEL_NAME, model):
+        allowed = "at most 64 letters, digits, dots, dashes and underscores, a letter or digit first"
+        raise BadInput("--model", f"is {model!r}", allowed, "Choose another.")
     with Ledger(home.ledger).study(name).lease():
-        return _register(home, name, workers)
+        return _register(home, summarise(home, name, rule, per_modality), model, workers, weights)
 
 
-def _register(home: Home, name: str, workers: int | None) -> tuple[ModelVersion, Fusion]:
-    summary = summarise(home, name)
+def _register(
+    home: Home, summary: Summary, model: str, workers: int | None, weights: Weights
+) -> tuple[ModelVersion, Fusion]:
+    name = summary.study.config.study
     facts, fusion = summary.study, summary.fusion
     ledger = Ledger(home.ledger)
-    specs = []
-    for number in fusion.members.values():
-        first = ledger.find_fit(facts.trials[number].fits[0])
-        if first is None:
-            raise BadInput(f"study {name!r}", f"trial {number} has lost its fits", "", "Run its sweep again.")
-        specs.append(refit(first.spec))
-    records = run_fits(specs, facts.config.extraction, home, workers)
+    folds = {member.name: _fits_of(ledger, facts, member.trial) for member in fusion.members}
+    if weights == "folds":
+        records = [record for fits in folds.values() for record in fits]
+    else:
+        records = run_fits([refit(fits[0].spec) for fits in folds.values()], facts.config.extraction, home, workers)
     bundle = BundleSpec(
         study=name,
         task=facts.config.task,
         grouping=facts.config.grouping,
         extraction=facts.config.extraction,
-        streams=tuple(spec.stream for spec in specs),
+        streams=tuple(
+            BundleStream(
+                name=member.name,
+                weight=member.weight,
+                stream=folds[member.name][0].spec.stream,
+                models=len(folds[member.name]) if weights == "folds" else 1,
+            )
+            for member in fusion.members
+        ),
+        seen=Seen.of(open_store(home.features, facts.config.extraction), fusion.frame["video_id"]),
     )
-    names = facts.config.grouping.names
-    evidence = Evidence(
-        metric=fusion.metric,
-        value=fusion.value,
-        majority=majority_row(fusion.frame["label"].to_numpy(), names)[fusion.metric],
-        p_value=summary.test.p_value,
-        cohort=facts.cohort["digest"],
-    )
+    evidence = gather_evidence(summary, ledger)
     projector = Projector(home, name)
     projector.sync()
-    version = Registry(home).register(name, projector.parent_run_id(), bundle, records, evidence)
+    version = Registry(home).register(model, projector.parent_run_id(), bundle, records, evidence)
     log = ledger.study(name)
-    if not any(event.get("version") == version.version for event in facts.decided):
-        fits = [record.signature for record in records]
-        log.append("decided", **fusion.decision() | {"what": "registered", "version": version.version, "fits": fits})
+    made = {"model": model, "version": int(version.version), "evidence": evidence.table}
+    made |= {"fits": [record.signature for record in records]}
+    if not any(made.items() <= event.items() for event in facts.decided):
+        log.append("decided", **fusion.decision() | {"what": "registered"} | made)
     return version, fusion
 
 
-@dataclass(frozen=True)
-class Answer:
-    """Scores of videos, one row each."""
-
-    videos: tuple[Path, ...]
-    rows: pd.DataFrame
-
-    @property
-    def problems(self) -> int:
-        """How many videos could not be scored."""
-        return int((self.rows["problem"] != "").sum())
-
-    def facts(self) -> list[dict[str, Any]]:
-        """Returns plain values; probabilities of a video with a problem are null."""
-        rows = self.rows.astype(object).where(self.rows.notna(), None).to_dict("records")
-        return [
-            {"video": str(video)} | {str(name): value for name, value in row.items()}
-            for video, row in zip(self.videos, rows, strict=True)
-        ]
-
-    def text(self) -> str:
-        """Returns one line per video."""
-        names = [name for name in self.rows.columns if name.startswith("probability.")]
-        lines = []
-        for video, row in zip(self.videos, self.rows.to_dict("records"), strict=True):
-            parts = "  ".join(f"{name.removeprefix('probability.')} {row[name]:.2f}" for name in names)
-            lines.append(
-                f"{video.name}: "
-                + (f"not scored, {row['problem']}" if row["problem"] else f"{row['score_group']}  ({parts})")
-            )
-        return "\n".join(lines)
-
-
-def predict_videos(home: Home, name: str, alias: str, videos: Sequence[Path]) -> Answer:
-    """Scores video files with a registered model.
-
-    Raises:
-        BadInput: a file does not exist, or there is no such model.
-    """
-    for video in videos:
-        if not video.is_file():
-            raise BadInput(f"video {video.name!r}", "there is no such file", "a video file", "Check the path.")
-    model = Registry(home).load(name, alias)
-    rows = model.predict(pd.DataFrame({"video": [str(video.absolute()) for video in videos]}))
-    return Answer(tuple(videos), rows)
+def _fits_of(ledger: Ledger, facts: StudyFacts, trial: int) -> list[FitRecord]:
+    """Returns a trial's fits in the order of folds."""
+    found = [ledger.find_fit(signature) for _, signature in sorted(facts.trials[trial].fits.items())]
+    fits = [record for record in found if record is not None]
+    if not fits or len(fits) < len(found):
+        raise BadInput(f"study {facts.config.study!r}", f"trial {trial} has lost its fits", "", "Run its sweep again.")
+    return fits

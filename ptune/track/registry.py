@@ -1,42 +1,50 @@
-"""Fused streams in MLflow's model registry: register as candidate, promote to champion, roll back, load.
+"""Fused streams become a version in MLflow's model registry, the candidate; registered versions are found and loaded.
 
-The alias moves only to a version whose files are complete; what a promotion decides on is in the version's tags.
+A version is made of files that were read back from the registry and loaded. Who may be champion is `promotion.py`'s.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
 from ptune.cluster import stay_quiet
-from ptune.cohort.manifest import load_manifest
-from ptune.cohort.synthetic import SyntheticConfig, render_cohort
 from ptune.config import signature_of
-from ptune.errors import PromotionRefused, RegistryError
-from ptune.home import Home
-from ptune.track.bundle import Bundle, BundleSpec, as_data_uri, write_bundle
+from ptune.errors import RegistryError
+from ptune.home import Home, sha256_file, write_json
+from ptune.ledger import Ledger
+from ptune.track.bundle import Bundle, BundleSpec, write_bundle
+from ptune.track.evidence import Evidence
+from ptune.track.history import CANDIDATE, CHAMPION, IDENTITY, ModelHistory
+from ptune.track.model_card import model_card
+from ptune.track.model_signature import input_example, model_signature
+from ptune.track.store import connect
 
 stay_quiet()
 
 import mlflow  # noqa: E402
 from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.models import ModelSignature  # noqa: E402
-from mlflow.types.schema import Array, ColSpec, DataType, Schema  # noqa: E402
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
     from ptune.ledger import FitRecord
 
-CANDIDATE = "candidate"
-CHAMPION = "champion"
-IDENTITY = "ptune.identity"
+#: What a model may be called: the names of studies, which are its names by default.
+MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+#: What an upload is called under its run.
+UPLOAD = "fused"
+#: Tag of a version: one checksum over all its files.
+FILES = "ptune.files"
+#: What MLflow and Python put beside the files of a model that is loaded from where it lies.
+LEFT_BY_READERS = {"__pycache__", "registered_model_meta"}
+#: What databases that MLflow supports hold of a description.
+DESCRIPTION_LENGTH = 5000
 #: The packages that a registered model imports; ptune's own code travels inside it.
 REQUIREMENTS = (
     "av",
@@ -51,79 +59,111 @@ REQUIREMENTS = (
 )
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """What a promotion decides on; all of it is about unseen subjects.
-
-    Args:
-        metric: name of the objective.
-        value: pooled out-of-fold value of the fused streams.
-        majority: value of always answering with the most frequent class.
-        p_value: of the sign-flip test over subjects against that answer.
-        cohort: digest of the manifest, to compare like with like.
-    """
-
-    metric: str
-    value: float
-    majority: float
-    p_value: float
-    cohort: str
-
-    def tags(self) -> dict[str, str]:
-        """Returns the evidence as tags of a model version."""
-        return {f"ptune.{name}": str(value) for name, value in vars(self).items()}
-
-    @classmethod
-    def of(cls, tags: Mapping[str, str]) -> Evidence:
-        """Reads the evidence of a version.
-
-        Raises:
-            RegistryError: the version was not registered by ptune.
-        """
-        try:
-            numbers = {name: float(tags[f"ptune.{name}"]) for name in ("value", "majority", "p_value")}
-            return cls(metric=tags["ptune.metric"], cohort=tags["ptune.cohort"], **numbers)
-        except KeyError as missing:
-            raise RegistryError("model version", f"has no tag {missing}", "one registered by ptune") from None
-
-
 class Registry:
     """The model registry of a home's tracking store."""
 
     def __init__(self, home: Home) -> None:
-        self.uri = home.tracking_uri
+        connect(home)
+        self.uri, self.ledger = home.tracking_uri, Ledger(home.ledger)
         self.client = mlflow.MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     def register(
         self, name: str, run_id: str, spec: BundleSpec, fits: list[FitRecord], evidence: Evidence
     ) -> ModelVersion:
-        """Makes fused streams the candidate, as a new version under a study's run or as the version that they are."""
+        """Makes fused streams the candidate, as a new version under a study's run or as the version that they are.
+
+        A version is made once all its files lie in the registry and were read back from there; what an interrupted
+        registration has left under the run is removed.
+
+        Raises:
+            RegistryError: what the registry serves is not what was sent, or no longer.
+        """
         identity = signature_of({"bundle": spec.model_dump(mode="json"), "fits": [fit.signature for fit in fits]})
-        found = self._find(name, identity)
-        if found is not None:
-            self.client.set_registered_model_alias(name, CANDIDATE, found.version)
-            return self.version(name, CANDIDATE)
-        mlflow.set_tracking_uri(self.uri)
-        mlflow.set_registry_uri(self.uri)
+        version = self._find(name, identity)
+        if version is None:
+            self._remove_orphans(run_id)
+            model_uri = self._upload(name, run_id, spec, fits, evidence)
+            tags = evidence.tags() | {IDENTITY: identity, FILES: self._digest(model_uri)}
+            version = self.add_version(name, model_uri, run_id, tags, model_card(name, evidence, DESCRIPTION_LENGTH))
+        else:
+            self.verify(version)
+        history = self.history(name)
+        with history.changing():
+            if history.is_candidate(version):
+                self.client.set_registered_model_alias(name, CANDIDATE, version.version)
+            else:
+                history.record("registered", version, study=spec.study, evidence=evidence.table)
+        return self.version(name, CANDIDATE)
+
+    def add_version(
+        self, name: str, source: str, run_id: str, tags: dict[str, str], description: str = ""
+    ) -> ModelVersion:
+        """Makes a version, and the model where there is none, of files that are there; no alias names it yet."""
+        if name not in self.names():
+            self.client.create_registered_model(name)
+        with _mlflow_at(self.uri):
+            return self.client.create_model_version(name, source, run_id, tags, description=description)
+
+    def _upload(self, name: str, run_id: str, spec: BundleSpec, fits: list[FitRecord], evidence: Evidence) -> str:
+        """Sends a bundle and its model card, and returns where the registry serves them."""
         with tempfile.TemporaryDirectory(prefix="ptune-") as scratch:
             folder = Path(scratch) / "bundle"
             write_bundle(folder, spec, fits)
-            with mlflow.start_run(run_id=run_id, log_system_metrics=False):
+            with _mlflow_at(self.uri), mlflow.start_run(run_id=run_id, log_system_metrics=False):
                 info = mlflow.pyfunc.log_model(
-                    name="fused",
+                    name=UPLOAD,
                     python_model=str(Path(__file__).with_name("bundle_model.py")),
                     artifacts={"bundle": str(folder)},
                     code_paths=[str(Path(__file__).parents[1])],
-                    signature=_signature(spec),
-                    input_example=_example(Path(scratch) / "example", spec.task),
+                    signature=model_signature(spec),
+                    input_example=input_example(Path(scratch) / "example", spec.task),
                     pip_requirements=[f"{package}=={installed(package)}" for package in ("mlflow", *REQUIREMENTS)],
                 )
-        if name not in self.names():
-            self.client.create_registered_model(name)
-        tags = evidence.tags() | {IDENTITY: identity}
-        version = self.client.create_model_version(name, info.model_uri, run_id=run_id, tags=tags)
-        self.client.set_registered_model_alias(name, CANDIDATE, version.version)
-        return version
+            beside = Path(scratch) / "beside"
+            beside.mkdir()
+            (beside / "model_card.md").write_text(model_card(name, evidence))
+            write_json(beside / "evidence.json", evidence.facts())
+            self.client.log_model_artifacts(info.model_id, str(beside))
+        return str(info.model_uri)
+
+    def _remove_orphans(self, run_id: str) -> None:
+        """Removes models under a run that no version refers to: uploads that were cut."""
+        used = {version.source for version in self.client.search_model_versions(f"run_id = '{run_id}'")}
+        experiment = self.client.get_run(run_id).info.experiment_id
+        for model in self.client.search_logged_models([experiment], f"source_run_id = '{run_id}'"):
+            if model.name == UPLOAD and model.model_uri not in used:
+                self.client.delete_logged_model(model.model_id)
+
+    def verify(self, version: ModelVersion) -> None:
+        """Makes sure that the registry serves the files that were registered, and that they load.
+
+        Raises:
+            RegistryError: they are not there, differ or do not load.
+        """
+        where = f"model {version.name!r}, version {version.version}"
+        if FILES not in version.tags:
+            raise RegistryError(where, f"has no tag {FILES!r}", "one registered by ptune")
+        if self._digest(version.source, where) != version.tags[FILES]:
+            raise RegistryError(
+                where,
+                "its files are not those that were registered",
+                "the same names and bytes",
+                "Restore them from a backup, or delete the version in MLflow and register it again.",
+            )
+
+    def _digest(self, source: str, where: str = "upload") -> str:
+        """Returns one checksum over the files of a model as the registry serves them, having loaded its bundle."""
+        with _mlflow_at(self.uri), tempfile.TemporaryDirectory(prefix="ptune-") as scratch:
+            try:
+                served = mlflow.artifacts.download_artifacts(source, dst_path=scratch)
+            except (MlflowException, OSError) as error:
+                found = f"its files cannot be read ({type(error).__name__})"
+                raise RegistryError(where, found, "a complete model", "Look at MLflow's artifact store.") from None
+            folder = Path(served)
+            Bundle(folder / "artifacts" / "bundle", device="cpu")
+            files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+            kept = sorted(path for path in files if not LEFT_BY_READERS & set(path.parts))
+            return signature_of({path.as_posix(): sha256_file(folder / path) for path in kept})
 
     def version(self, name: str, alias: str) -> ModelVersion:
         """Returns the version that an alias names.
@@ -145,43 +185,26 @@ class Registry:
         """Returns the names of all registered models."""
         return sorted(model.name for model in self.client.search_registered_models())
 
-    def promote(self, name: str) -> tuple[ModelVersion, str]:
-        """Makes the candidate champion when its evidence allows it.
-
-        Returns:
-            The version and the reason in words.
+    def numbered(self, name: str, number: int) -> ModelVersion:
+        """Returns a version by its number.
 
         Raises:
-            PromotionRefused: it is not better than the majority class, or than the champion on the same cohort.
+            RegistryError: there is no such version any more.
         """
-        candidate = self.version(name, CANDIDATE)
-        champion = self.champion(name)
-        if champion is not None and champion.version == candidate.version:
-            raise PromotionRefused(f"model {name!r}", f"version {candidate.version} is champion already")
-        reason = _judge(name, Evidence.of(candidate.tags), Evidence.of(champion.tags) if champion else None)
-        former = champion.version if champion else ""
-        self.client.set_model_version_tag(name, candidate.version, "ptune.former_champion", former)
-        self.client.set_registered_model_alias(name, CHAMPION, candidate.version)
-        return candidate, reason
+        try:
+            return self.client.get_model_version(name, str(number))
+        except MlflowException:
+            raise RegistryError(f"model {name!r}", f"has no version {number}", "one that is in the registry") from None
 
-    def rollback(self, name: str) -> ModelVersion:
-        """Makes the champion before the present one champion again.
-
-        Raises:
-            RegistryError: there was none.
-        """
-        former = self.version(name, CHAMPION).tags.get("ptune.former_champion", "")
-        if not former:
-            raise RegistryError(f"model {name!r}", "has no former champion", "one that was promoted after another")
-        self.client.set_registered_model_alias(name, CHAMPION, former)
-        return self.version(name, CHAMPION)
+    def history(self, name: str) -> ModelHistory:
+        """Returns what became of a model."""
+        return ModelHistory(self.ledger.model(name), self.client, name)
 
     def load(self, name: str, alias: str = CHAMPION) -> Any:
         """Returns the pyfunc model that an alias names."""
         self.version(name, alias)
-        mlflow.set_tracking_uri(self.uri)
-        mlflow.set_registry_uri(self.uri)
-        return mlflow.pyfunc.load_model(f"models:/{name}@{alias}")
+        with _mlflow_at(self.uri):
+            return mlflow.pyfunc.load_model(f"models:/{name}@{alias}")
 
     def bundle(self, name: str, alias: str = CHAMPION) -> Bundle:
         """Returns the bundle inside a registered version, without MLflow's wrapping."""
@@ -199,55 +222,14 @@ class Registry:
             return None
 
 
-def _judge(name: str, candidate: Evidence, champion: Evidence | None) -> str:
-    metric = candidate.metric
-    if candidate.value <= candidate.majority:
-        raise PromotionRefused(
-            f"model {name!r}",
-            f"{metric} {candidate.value:.3f} is not above the majority class's {candidate.majority:.3f}",
-            "better than a constant answer",
-            "Extend the study or look at the data.",
-        )
-    against = f"majority class {candidate.majority:.3f}, p = {candidate.p_value:.4f}"
-    if champion is None:
-        return f"{metric} {candidate.value:.3f} against {against}"
-    if (champion.cohort, champion.metric) != (candidate.cohort, metric):
-        raise PromotionRefused(
-            f"model {name!r}",
-            "candidate and champion were evaluated on different cohorts or metrics",
-            "evidence on the same videos",
-            "Run the champion's study on this cohort first.",
-        )
-    if candidate.value < champion.value:
-        raise PromotionRefused(
-            f"model {name!r}",
-            f"{metric} {candidate.value:.3f} is below the champion's {champion.value:.3f} on the same videos",
-            "at least the champion's",
-            "Extend the study.",
-        )
-    return f"{metric} {candidate.value:.3f} against the champion's {champion.value:.3f} ({against})"
-
-
-def _example(folder: Path, task: str) -> pd.DataFrame:
-    """Returns one synthetic clip as the model takes it."""
-    config = SyntheticConfig(
-        task="gait" if task == "gait" else "hand",
-        subjects=1,
-        clips_per_subject=1,
-        seconds=(1.2, 1.2),
-        width=96,
-        height=72,
-    )
-    manifest = load_manifest(render_cohort(folder, config))
-    return pd.DataFrame({"video": [as_data_uri(manifest.videos[0].path)]})
-
-
-def _signature(spec: BundleSpec) -> ModelSignature:
-    names = spec.grouping.names
-    columns = [ColSpec(DataType.string, "score_group"), ColSpec(DataType.string, "problem")]
-    columns += [ColSpec(DataType.double, f"probability.{name}") for name in names]
-    for stream in spec.streams:
-        columns += [ColSpec(DataType.double, f"{stream.modality}.probability.{name}") for name in names]
-        columns.append(ColSpec(Array(DataType.double), f"{stream.modality}.attention"))
-        columns.append(ColSpec(Array(DataType.long), f"{stream.modality}.snippet_start"))
-    return ModelSignature(inputs=Schema([ColSpec(DataType.string, "video")]), outputs=Schema(columns))
+@contextmanager
+def _mlflow_at(uri: str) -> Iterator[None]:
+    """Points those parts of MLflow that know of no client to a store, and back: to them it is a global variable."""
+    before = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before["MLFLOW_TRACKING_URI"])
+        mlflow.set_registry_uri(before["MLFLOW_REGISTRY_URI"])

@@ -73,7 +73,7 @@ class StudyRun:
         frames = {trial.number: self.frame(trial) for trial in facts.finished()}
         fusion = study_fusion(facts, frames)
         if fusion is not None:
-            tags["ptune.fusion"] = ", ".join(f"{name} trial {number}" for name, number in fusion.members.items())
+            tags["ptune.fusion"] = ", ".join(f"{member.name} trial {member.trial}" for member in fusion.members)
             store.log_metrics(run, [(name, value, len(frames)) for name, value in fusion.metrics.items()])
         rows = study_baselines(Ledger(self.home.ledger), facts)
         return {

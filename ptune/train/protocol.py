@@ -49,6 +49,15 @@ def score_video(
     return score
 
 
+def mean_score(scores: Sequence[VideoScore]) -> VideoScore:
+    """Returns the mean of what several networks say of the same snippets."""
+    if len(scores) == 1:
+        return scores[0]
+    snippets_SM = np.mean([score.snippet_probabilities for score in scores], axis=0)
+    attention_S = np.mean([score.attention for score in scores], axis=0)
+    return VideoScore(snippets_SM.mean(0), snippets_SM, attention_S, scores[0].starts)
+
+
 def score_videos(
     scorer: Scorer,
     videos: Sequence[FitVideo],

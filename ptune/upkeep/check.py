@@ -71,6 +71,8 @@ def check(ledger: Ledger) -> Health:
         for name in sorted(inventory.studies):
             _check_study(ledger, name, inventory.fits, health)
             bar.advance()
+    for name in sorted(inventory.models):
+        _check_model(ledger, name, health)
     for entry in inventory.leftovers:
         health.notes.append(Finding(entry.name, "was left by a writer that was killed", "`ptune ledger gc`"))
     for entry in inventory.unknown:
@@ -137,14 +139,18 @@ def _check_study(ledger: Ledger, name: str, fits: dict[str, dict[str, Entry]], h
         health.notes.append(Finding(where, f"is being run by {holder}"))
     if facts is None:
         return
-    for event in facts.baselines.values():
+    tables = [event["table"] for event in facts.baselines.values()]
+    tables += [event.get("evidence") for event in facts.decided if event["what"] == "registered"]
+    tables += [event["fusion"] for event in facts.decided if event["what"] == "ablation"]
+    for table in dict.fromkeys(filter(None, tables)):
         try:
-            if event["table"]:
-                log.table(event["table"])
+            log.table(table)
         except LedgerError as error:
             health.problems.append(Finding(error.where, error.found, error.remedy))
     named = {f"trial {trial.number}": list(trial.fits.values()) for trial in facts.finished()}
-    named |= {f"version {event.get('version')}": event.get("fits", []) for event in facts.decided if "version" in event}
+    for event in facts.decided:
+        if "version" in event:
+            named[f"model {event.get('model', name)}, version {event['version']}"] = event.get("fits", [])
     for owner, signatures in named.items():
         lost = [signature for signature in signatures if COMPLETE not in fits.get(signature, {})]
         if lost:
@@ -152,3 +158,17 @@ def _check_study(ledger: Ledger, name: str, fits: dict[str, dict[str, Entry]], h
             health.problems.append(
                 Finding(where, found, "Restore them from a backup, or run the study under a new name.")
             )
+
+
+def _check_model(ledger: Ledger, name: str, health: Health) -> None:
+    where, log = f"model {name}", ledger.model(name)
+    try:
+        torn = log.scan()[1]
+    except LedgerError as error:
+        health.problems.append(Finding(error.where, error.found, error.remedy))
+        return
+    if torn:
+        health.notes.append(Finding(where, f"a crash tore {torn} lines of its events; they never were"))
+    holder = log.holder()
+    if holder:
+        health.notes.append(Finding(where, f"is being changed by {holder}"))

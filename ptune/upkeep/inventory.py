@@ -20,6 +20,7 @@ TABLE = re.compile(r"studies/([^/]+)/tables/([0-9a-f]{64})\.arrow")
 STUDY = re.compile(
     r"studies/([^/]+)/(events\.jsonl|events/\d{8}-(\d{6}|\d{8}\.pack)|lease/\d{8}\.json|requests/\d{20}-[0-9a-f]{8}\.json)"
 )
+MODEL = re.compile(r"registry/([^/]+)/(events\.jsonl|events/\d{8}-(\d{6}|\d{8}\.pack)|lease/\d{8}\.json)")
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Inventory:
     Args:
         fits: files of each fit, by signature and name below its folder.
         studies: names of studies.
+        models: names of registered models.
         tables: tables of each study, by the study's name and their sha256.
         leftovers: of writers that were killed.
         unknown: what ptune did not write.
@@ -36,6 +38,7 @@ class Inventory:
 
     fits: dict[str, dict[str, Entry]] = field(default_factory=dict)
     studies: set[str] = field(default_factory=set)
+    models: set[str] = field(default_factory=set)
     tables: dict[str, dict[str, Entry]] = field(default_factory=dict)
     leftovers: list[Entry] = field(default_factory=list)
     unknown: list[Entry] = field(default_factory=list)
@@ -53,6 +56,8 @@ def take_inventory(ledger: Ledger) -> Inventory:
             found.tables.setdefault(match[1], {})[match[2]] = entry
         elif match := STUDY.fullmatch(entry.name):
             found.studies.add(match[1])
+        elif match := MODEL.fullmatch(entry.name):
+            found.models.add(match[1])
         elif entry.name != SCHEMA:
             found.unknown.append(entry)
     return found

@@ -11,7 +11,7 @@ from ptune.results.plots import png
 from ptune.train.protocol import VideoScore
 from tests.example_features import CLASSES, example_stream
 
-STREAMS = [example_stream(modality="rgb"), example_stream(modality="flow")]
+STREAMS = {name: example_stream(modality=name) for name in ("rgb", "flow")}
 
 
 def made_up(frames: int, starts: list[int]) -> tuple[VideoFeatures, dict[str, VideoScore]]:
@@ -34,7 +34,7 @@ def made_up(frames: int, starts: list[int]) -> tuple[VideoFeatures, dict[str, Vi
 def test_moments_are_the_snippets_at_their_centres():
     features, scores = made_up(100, [0, 46, 92])
     moments = explain(STREAMS, scores, features, CLASSES)
-    assert [moment.modality for moment in moments] == ["rgb"] * 3 + ["flow"] * 3
+    assert [moment.stream for moment in moments] == ["rgb"] * 3 + ["flow"] * 3
     assert [moment.first_frame for moment in moments[:3]] == [0, 46, 92]
     assert [moment.centre_frame for moment in moments[:3]] == [3, 49, 95]
     assert moments[1].centre_seconds == pytest.approx(49 / 25)

@@ -19,7 +19,17 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 FLAGS = ["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine's PATH")
-STUDY = ["Results", "Comparisons", "Errors", "Clips", "Folds", "Search", "Learning curves", "Which settings matter"]
+STUDY = [
+    "Results",
+    "Comparisons",
+    "What each stream adds",
+    "Errors",
+    "Clips",
+    "Folds",
+    "Search",
+    "Learning curves",
+    "Which settings matter",
+]
 STUDY += ["Attention", "Trials", "Methods"]
 TASK = ["each cell", "columns", "metrics", "errors", "folds"]
 ABLATION = ["Cells", *(f"{task}: {name}" for task in ("Hand", "Gait") for name in TASK), "Methods"]

@@ -8,7 +8,11 @@ from ptune.cohort.synthetic import SyntheticConfig, render_cohort
 from ptune.config import StudyConfig
 from ptune.errors import BadInput
 from ptune.home import Home
+from ptune.ledger import Ledger
+from ptune.results.summary import summarise
 from ptune.track.ablation import estimate_ablation, load_ablation, run_ablation
+from ptune.track.evidence import gather_evidence
+from ptune.track.model_card import model_card
 from ptune.track.publish import run_study, write_study_report
 from tests.tune.chaos import STUDY
 
@@ -65,6 +69,17 @@ def test_one_part_is_taken_from_the_best_fusion_at_a_time(place):
     assert not outcome.interrupted
     assert outcome.failed == 0
     assert "complete" in outcome.text()
+
+    ledger = Ledger(home.ledger)
+    evidence = gather_evidence(summarise(home, "chaos"), ledger)
+    assert evidence.ablation["ablation"] == "apart"
+    contrasts = {item["one"]: item["difference"] for item in evidence.ablation["contrasts"]}
+    assert set(contrasts) == {"without attention", "without flow", "without mb"}
+    assert contrasts["without flow"] == pytest.approx(-evidence.added["flow"])
+    assert "| without attention | " in model_card("chaos", evidence)
+    decided = len(ledger.study("chaos").events())
+    run_ablation(config, root, home, workers=2)
+    assert len(ledger.study("chaos").events()) == decided
 
     written = {path.name for path in outcome.report.parent.iterdir()}
     assert {"report.html", "tables.md", "tables.tex", "cells.csv", "hand-statistics.csv"} <= written

@@ -99,8 +99,8 @@ def test_each_fold_is_predicted_by_what_was_trained_and_chosen_without_it(world)
         outside = subjects(judged.frame.itertuples())
         assert set(search.folds) == everybody - outside
         assert {trial.state for trial in search.trials.values()} == {"finished"}
-        for number in judged.fusion.members.values():
-            stream = search.stream(search.trials[number])
+        for member in judged.fusion.members:
+            stream = search.stream(search.trials[member.trial])
             refits = [spec for spec in world.fits if spec.stream == stream and subjects(spec.held_out) == outside]
             assert [subjects(spec.train) for spec in refits] == [set(search.folds)], "on all that the search saw"
 

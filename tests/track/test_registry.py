@@ -1,17 +1,19 @@
-"""Promotion reads evidence, aliases move, and a champion can be rolled back; on a real SQLite registry."""
+"""A version is made of files that were read back, with all that a reviewer asks; on a real SQLite registry."""
 
-from dataclasses import replace
+import json
+from pathlib import Path
 
+import mlflow
 import pytest
 
-from ptune.errors import PromotionRefused, RegistryError, StudyBusy
+from ptune.errors import RegistryError, StudyBusy
 from ptune.home import Home
 from ptune.ledger import Ledger
 from ptune.track.publish import register_study
-from ptune.track.registry import CANDIDATE, Evidence, Registry
-from tests.example_study import example_study
-
-GOOD = Evidence(metric="f1_weighted", value=0.7, majority=0.5, p_value=0.01, cohort="abc")
+from ptune.track.registry import CANDIDATE, Registry
+from ptune.upkeep.check import check
+from ptune.upkeep.collect import find_garbage
+from tests.example_registry import SUBJECT, add_study
 
 
 @pytest.fixture(scope="module")
@@ -19,71 +21,114 @@ def home(tmp_path_factory):
     return Home.open(tmp_path_factory.mktemp("home"))
 
 
-@pytest.fixture
-def registry(home, request):
-    registry = Registry(home)
-    registry.name = request.node.name
-    registry.client.create_registered_model(registry.name)
-    return registry
+@pytest.fixture(scope="module")
+def registered(home):
+    """A study that `ptune register` made a candidate of."""
+    add_study(home, "hand", 0.9)
+    register_study(home, "hand")
+    return Registry(home)
 
 
-def offer(registry, **changes):
-    version = registry.client.create_model_version(
-        registry.name, str(registry.uri), tags=replace(GOOD, **changes).tags()
-    )
-    registry.client.set_registered_model_alias(registry.name, CANDIDATE, version.version)
-    return version.version
+def models_under(registry, study):
+    """Returns the uploads that lie under a study's run, whether a version refers to them or not."""
+    (experiment,) = registry.client.search_experiments(filter_string=f"name = '{study}'")
+    return registry.client.search_logged_models([experiment.experiment_id])
 
 
-def test_the_first_champion_must_beat_the_majority_class(registry):
-    offer(registry, value=0.5)
-    with pytest.raises(PromotionRefused, match=r"f1_weighted 0\.500 is not above the majority class's 0\.500"):
-        registry.promote(registry.name)
-    assert registry.champion(registry.name) is None
-    better = offer(registry)
-    version, reason = registry.promote(registry.name)
-    assert version.version == better
-    assert "0.700 against majority class 0.500, p = 0.0100" in reason
+def test_a_version_says_what_it_was_judged_by(home, registered):
+    tags = registered.version("hand", CANDIDATE).tags
+    assert (tags["ptune.study"], tags["ptune.metric"], tags["ptune.subjects"]) == ("hand", "f1_weighted", "12")
+    low, high = map(float, tags["ptune.interval"].split(" to "))
+    assert low < float(tags["ptune.value"]) <= high
+    assert float(tags["ptune.majority"]) < low
+    least, most = map(float, tags["ptune.corrected_interval"].split(" to "))
+    assert least <= float(tags["ptune.corrected"]) <= most
+    decision = Ledger(home.ledger).study("hand").events()[-1]
+    assert (decision["what"], decision["version"]) == ("registered", 1)
+    assert decision["evidence"] == tags["ptune.evidence"]
+    frame = Ledger(home.ledger).study("hand").table(tags["ptune.evidence"]).to_pandas()
+    assert list(frame) == ["video_id", "subject", "fold", "score", "label", "probabilities"]
+    assert (len(frame), frame["subject"].nunique()) == (48, 12)
 
 
-def test_a_worse_candidate_is_refused_and_a_better_one_replaces_the_champion_until_rolled_back(registry):
-    first = offer(registry)
-    registry.promote(registry.name)
-    with pytest.raises(PromotionRefused, match="is champion already"):
-        registry.promote(registry.name)
-    offer(registry, value=0.65)
-    with pytest.raises(PromotionRefused, match=r"0\.650 is below the champion's 0\.700"):
-        registry.promote(registry.name)
-    assert registry.champion(registry.name).version == first
-    better = offer(registry, value=0.75)
-    registry.promote(registry.name)
-    assert registry.champion(registry.name).version == better
-    assert registry.rollback(registry.name).version == first
-    with pytest.raises(RegistryError, match="has no former champion"):
-        registry.rollback(registry.name)
+def test_the_model_card_is_shown_with_the_version_and_travels_with_the_model(registered, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", registered.uri)
+    version = registered.version("hand", CANDIDATE)
+    served = Path(mlflow.artifacts.download_artifacts(version.source, dst_path=str(tmp_path)))
+    card = (served / "model_card.md").read_text()
+    assert version.description == card
+    for part in (
+        "Not a medical device",
+        "videos of the task **hand**",
+        "| mild | 24 | 12 |",
+        "| weighted F1 |",
+        "Corrected for that: **",
+        "Leave-one-out ablation of this fusion: none",
+        "## Limits",
+        "Study `hand`, signature",
+    ):
+        assert part in card
+    evidence = json.loads((served / "evidence.json").read_text())
+    assert evidence["data"]["videos_by_class"] == {"normal": 12, "mild": 24, "severe": 12}
+    assert evidence["metrics"]["accuracy"]["interval"][0] < evidence["metrics"]["accuracy"]["value"]
+    assert evidence["code"]["ptune"]
 
 
-def test_evidence_on_another_cohort_does_not_compare(registry):
-    offer(registry)
-    registry.promote(registry.name)
-    offer(registry, value=0.9, cohort="other")
-    with pytest.raises(PromotionRefused, match="different cohorts or metrics"):
-        registry.promote(registry.name)
+def test_no_subject_is_named_outside_the_ledger(home, registered):
+    places = [home.root / "mlflow.db", *home.artifacts.rglob("*")]
+    contents = [path.read_bytes() for path in places if path.is_file()]
+    assert len(contents) > 100
+    assert not any(SUBJECT.encode() in content for content in contents)
+    assert any(SUBJECT.encode() in path.read_bytes() for path in home.ledger.rglob("*.arrow"))
 
 
-def test_a_version_that_ptune_did_not_register_has_no_evidence(registry):
-    version = registry.client.create_model_version(registry.name, str(registry.uri))
-    registry.client.set_registered_model_alias(registry.name, CANDIDATE, version.version)
-    with pytest.raises(RegistryError, match="has no tag 'ptune"):
-        registry.promote(registry.name)
+def test_the_same_streams_are_the_same_version(home, registered):
+    version, _ = register_study(home, "hand")
+    assert version.version == 1
+    assert len(models_under(registered, "hand")) == 1
+    assert [event["kind"] for event in Ledger(home.ledger).model("hand").events()] == ["registered"]
 
 
-def test_models_and_aliases_that_are_not_there_are_named(registry):
+def test_the_ledger_knows_the_model_and_keeps_its_evidence(home, registered, monkeypatch):
+    ledger = Ledger(home.ledger)
+    assert check(ledger).problems == []
+    assert [note for note in check(ledger).notes if "registry" in note.where] == []
+    monkeypatch.setattr("ptune.upkeep.collect.YOUNG_SECONDS", -1.0)
+    assert [item for item in find_garbage(ledger).items if "tables" in item.what] == []
+    table = registered.version("hand", CANDIDATE).tags["ptune.evidence"]
+    path = home.ledger / "studies" / "hand" / "tables" / f"{table}.arrow"
+    hidden = path.rename(path.with_suffix(".hidden"))
+    assert [problem.where for problem in check(ledger).problems] == [f"study hand, table {table[:16]}"]
+    hidden.rename(path)
+
+
+def test_what_does_not_arrive_whole_never_becomes_a_version(home, registered, monkeypatch):
+    send = mlflow.MlflowClient.log_model_artifacts
+
+    def cut(client, model_id, folder):
+        for path in Path(folder).rglob("*.safetensors"):
+            path.write_bytes(path.read_bytes()[:-100])
+        send(client, model_id, folder)
+
+    add_study(home, "cut", 0.95)
+    monkeypatch.setattr(mlflow.MlflowClient, "log_model_artifacts", cut)
+    with pytest.raises(RegistryError, match="differs from its checksum"):
+        register_study(home, "cut")
+    assert "cut" not in registered.names()
+    (orphan,) = models_under(registered, "cut")
+    monkeypatch.undo()
+    assert register_study(home, "cut")[0].version == 1
+    (model,) = models_under(registered, "cut")
+    assert model.model_id != orphan.model_id
+
+
+def test_models_and_aliases_that_are_not_there_are_named(registered):
     with pytest.raises(RegistryError, match=r"model 'nobody': has no champion.*Known models: .*ptune register"):
-        registry.version("nobody", "champion")
+        registered.version("nobody", "champion")
+    with pytest.raises(RegistryError, match="has no version 7"):
+        registered.numbered("hand", 7)
 
 
-def test_nothing_is_registered_while_the_study_is_run(home):
-    example_study(home.ledger)
+def test_nothing_is_registered_while_the_study_is_run(home, registered):
     with Ledger(home.ledger).study("hand").lease(), pytest.raises(StudyBusy, match="study 'hand': is being run by"):
         register_study(home, "hand")

@@ -5,7 +5,7 @@ Knows nothing of studies, trials or how predictions came about.
 
     cells -> intervals, permutation -> comparison -> family      differences between cells of a table
                                     -> majority                  one cell against the constant answer
-    cells -> intervals -> selection                              the score of having chosen the best of many
+    cells -> intervals -> rules -> pool -> selection             the score of having chosen the best of many
 """
 
 from ptune.results.stats.cells import (
@@ -26,17 +26,29 @@ from ptune.results.stats.family import LEVEL, Comparison, best_cell, compare_fam
 from ptune.results.stats.intervals import cluster_interval, expanded_percentiles, interval_of
 from ptune.results.stats.majority import AgainstMajority, beats_majority
 from ptune.results.stats.permutation import exchange_test, sign_flip_test
-from ptune.results.stats.selection import Corrected, bbc_cv
+from ptune.results.stats.pool import Candidates, Choice, Key, Member, Pool, members_of
+from ptune.results.stats.rules import MOST_STREAMS, RULES, FusionRule, Rule, sets_of
+from ptune.results.stats.selection import Corrected, Nested, bbc_cv, nested_choice
 
 __all__ = [
     "ESTIMABLE_SUBJECTS",
     "LEVEL",
+    "MOST_STREAMS",
+    "RULES",
     "AgainstMajority",
+    "Candidates",
     "Cell",
+    "Choice",
     "Comparison",
     "Corrected",
     "Difference",
     "FoldMean",
+    "FusionRule",
+    "Key",
+    "Member",
+    "Nested",
+    "Pool",
+    "Rule",
     "Support",
     "bbc_cv",
     "beats_majority",
@@ -52,9 +64,12 @@ __all__ = [
     "fold_support",
     "holm",
     "interval_of",
+    "members_of",
+    "nested_choice",
     "paired_bootstrap",
     "pooled_confusion",
     "pooled_metrics",
+    "sets_of",
     "sign_flip_test",
     "why_not_comparable",
 ]

@@ -1,8 +1,9 @@
 """The score of what was chosen as the best, without the optimism of having chosen it on the same videos.
 
 After the bootstrap bias correction of Tsamardinos, Greasidou and Borboudakis 2018: out-of-fold predictions of all
-candidates are there already; some subjects are left out, the whole choice (which trial of each modality, which fusion
-of those) is made on the others, and what was chosen is scored on those left out, many times. Nothing is trained.
+candidates are there already; some subjects are left out, the whole choice (which trials of each modality, which fusion
+of those, with which weights) is made on the others, and what was chosen is scored on those left out, many times.
+Nothing is trained.
 
 Differs: a sixth of the subjects is left out, and the others count once each. A bootstrap resample leaves out 37 % and
 weighs the others by chance, so that it chooses with the noise of half the subjects; where trials differ, its
@@ -11,35 +12,39 @@ metric: F1 of few videos is too low on average. `benchmarks/validity.py` shows b
 
 Trials that a race stopped have no predictions on all videos and can be chosen in no draw; that the race looked at
 the same subjects is not corrected for.
+
+The nested estimate leaves out one fold after the other instead: fewer choices, no chance in them, and each video is
+scored once. Either repeats the choice and no training: predictions that a choice is made by come from streams that
+were trained on some of the subjects that judge it. `ptune.track.nested` trains anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ptune.errors import BadInput
-from ptune.metrics import metric_of, stacked
-from ptune.results.stats.cells import why_not_comparable
-from ptune.results.stats.intervals import DRAWS, expanded_percentiles, weighted_sums
+from ptune.metrics import metric_of
+from ptune.results.stats.intervals import DRAWS, cluster_interval, expanded_percentiles
+from ptune.results.stats.pool import Candidates, Member, Pool
+from ptune.results.stats.rules import FusionRule, Rule
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 #: Share of subjects that a draw leaves out, to estimate the score.
 LEFT_OUT = 1 / 6
 #: Share that it leaves out to estimate the score's spread: with fewer, choices differ too little from each other.
 LEFT_OUT_FOR_SPREAD = 1 / 4
-#: Values this close are a tie.
-TIE = 1e-9
+#: Fusions that all draws together score at most, as far as that leaves enough draws.
+MOST_FUSIONS = 200_000
+FEWEST_DRAWS = 250
 
 
 @dataclass(frozen=True)
@@ -47,56 +52,116 @@ class Corrected:
     """A choice and its score.
 
     Args:
-        members: candidate of each modality that was chosen on all subjects.
+        members: what was chosen on all subjects.
         naive: its pooled score on all subjects, which it was chosen by.
         corrected: pooled score of what each draw chose, on the subjects it left out.
         interval: from percentiles of the scores of such draws, scaled from the subjects left out to all of them.
-        stability: share of draws that chose the same members.
+        stability: share of draws that chose the same streams.
+        draws: how many there were.
     """
 
-    members: Mapping[str, int]
+    members: tuple[Member, ...]
     naive: float
     corrected: float
     interval: tuple[float, float]
     stability: float
+    draws: int
+
+    def facts(self) -> dict[str, Any]:
+        """Returns plain values."""
+        return vars(self) | {"members": [member.facts() for member in self.members]}
+
+
+@dataclass(frozen=True)
+class Nested:
+    """The score of choosing without each fold and judging by it.
+
+    Args:
+        value: pooled over all folds.
+        interval: of it, over resampled subjects.
+        chosen: what was chosen without each fold, by its number.
+        frame: predictions of all folds, columns video_id, subject, fold, label, probabilities.
+    """
+
+    value: float
+    interval: tuple[float, float]
+    chosen: dict[int, tuple[Member, ...]]
+    frame: pd.DataFrame
+
+    def facts(self) -> dict[str, Any]:
+        """Returns plain values."""
+        chosen = {str(fold): [member.facts() for member in members] for fold, members in self.chosen.items()}
+        return {"value": self.value, "interval": self.interval, "chosen": chosen}
 
 
 def bbc_cv(
-    candidates: Mapping[str, Mapping[int, pd.DataFrame]],
+    candidates: Candidates,
     metric: str,
     class_names: Sequence[str],
     fewest_streams: int = 1,
     level: float = 0.95,
     seed: int = 0,
-    draws: int = DRAWS,
+    draws: int | None = None,
+    rule: Rule = "average",
+    per_modality: int = 1,
 ) -> Corrected:
-    """Returns the score of choosing the best trial of each modality and then their best fusion.
+    """Returns the score of choosing the best trials of each modality and then their best fusion.
 
     Args:
         candidates: finished trials of each modality: number and out-of-fold table, all of the same videos, with columns
             video_id, subject, label, probabilities.
         metric: one of `ptune.metrics.METRICS` of which more is better.
-        fewest_streams: smaller sets of modalities are not chosen.
+        fewest_streams: smaller fusions are not chosen.
         level: coverage of the interval.
-        seed, draws: of subjects that are left out.
+        seed, draws: of subjects that are left out; by default 10,000, and fewer where each has many fusions to try.
+        rule, per_modality: as in `ptune.results.stats.FusionRule`.
 
     Raises:
         ValueError: an unknown metric.
-        BadInput: no candidate, a single subject, or tables of other videos.
+        BadInput: no candidate, a single subject, tables of other videos, or too many streams for the rule.
     """
-    pool = Pool(candidates, len(class_names), fewest_streams)
+    pool = Pool(candidates, len(class_names), FusionRule(rule, per_modality, fewest_streams))
     if pool.subjects < 2:
         raise BadInput("selection", "one subject", "one to choose by and one to judge by, at least")
+    draws = draws or min(DRAWS, max(FEWEST_DRAWS, MOST_FUSIONS // pool.combinations))
     everybody = pool.choose(np.ones((1, pool.subjects)), metric)
-    members = everybody.members(0)
     choice = pool.choose(_without(_share(LEFT_OUT, pool.subjects), pool.subjects, draws, seed), metric)
     corrected = float(metric_of(choice.left_out_BMM.sum(0), metric))
     few = _share(LEFT_OUT_FOR_SPREAD, pool.subjects)
     spread = pool.choose(_without(few, pool.subjects, draws, seed), metric)
     interval = _scaled(metric_of(spread.left_out_BMM, metric), corrected, few, pool.subjects, level)
-    same = np.mean([choice.members(draw) == members for draw in range(draws)])
-    named = {pool.modalities[place]: pool.numbers[place][index] for place, index in members}
-    return Corrected(named, float(everybody.value_B[0]), corrected, interval, float(same))
+    same = (choice.taking_part() == everybody.taking_part()).all(1).mean()
+    return Corrected(everybody.members(0), float(everybody.value_B[0]), corrected, interval, float(same), draws)
+
+
+def nested_choice(
+    candidates: Candidates, metric: str, class_names: Sequence[str], how: FusionRule | None = None
+) -> Nested:
+    """Returns the score of choosing by the subjects of all folds but one and judging by that one, over all folds.
+
+    Args:
+        candidates: as in `bbc_cv`, with the column fold.
+        metric: one of `ptune.metrics.METRICS` of which more is better.
+        how: default the plain average of the best trial of each modality.
+
+    Raises:
+        ValueError: an unknown metric.
+        BadInput: as in `bbc_cv`, or there is a single fold.
+    """
+    pool = Pool(candidates, len(class_names), how or FusionRule())
+    frame = pool.frame[["video_id", "subject", "fold", "label"]]
+    folds = sorted(frame["fold"].unique().tolist())
+    if len(folds) < 2:
+        raise BadInput("selection", "one fold", "one to choose by and one to judge by, at least")
+    fold_S = np.zeros(pool.subjects, np.int64)
+    fold_S[pool.codes] = frame["fold"]
+    choice = pool.choose((fold_S != np.array(folds)[:, None]).astype(np.float64), metric)
+    place_N = np.searchsorted(folds, frame["fold"])
+    fused_FNM = np.stack([choice.probabilities(place) for place in range(len(folds))])
+    judged = frame.assign(probabilities=list(fused_FNM[place_N, np.arange(len(frame))]))
+    value = float(metric_of(choice.left_out_BMM.sum(0), metric))
+    chosen = {fold: choice.members(place) for place, fold in enumerate(folds)}
+    return Nested(value, cluster_interval(judged, metric, class_names), chosen, judged)
 
 
 def _share(share: float, subjects: int) -> int:
@@ -118,96 +183,3 @@ def _scaled(scores_B: Floats, centre: float, few: int, subjects: int, level: flo
     low, high = expanded_percentiles(scores_B - scores_B.mean(), subjects, level)
     scale = np.sqrt(few / (subjects - few))
     return float(centre + scale * low), float(centre + scale * high)
-
-
-@dataclass
-class Choice:
-    """What was chosen under each of B weightings of the subjects.
-
-    Args:
-        value_B: its score under the weights it was chosen by.
-        set_B: index of its set of modalities in `sets`.
-        left_out_BMM: its confusion counts on subjects of weight 0.
-        best_PB: index of the best trial of each modality.
-    """
-
-    value_B: Floats
-    set_B: Ints
-    left_out_BMM: Floats
-    best_PB: Ints
-    sets: list[tuple[int, ...]]
-
-    def members(self, draw: int) -> tuple[tuple[int, int], ...]:
-        """Returns pairs of a modality's place and a trial's index in it."""
-        return tuple((place, int(self.best_PB[place, draw])) for place in self.sets[self.set_B[draw]])
-
-
-class Pool:
-    """All candidates as arrays: probabilities of each modality's trials, and each subject's confusion counts."""
-
-    def __init__(self, candidates: Mapping[str, Mapping[int, pd.DataFrame]], classes: int, fewest: int) -> None:
-        filled = {name: frames for name, frames in candidates.items() if frames}
-        if not filled:
-            raise BadInput("selection", "no candidate", "a finished trial in at least one modality")
-        self.classes, self.modalities = classes, list(filled)
-        self.numbers = [sorted(frames) for frames in filled.values()]
-        tables = [[frames[number].sort_values("video_id") for number in sorted(frames)] for frames in filled.values()]
-        first, first_number = tables[0][0], self.numbers[0][0]
-        for numbers, trials in zip(self.numbers, tables, strict=True):
-            for number, table in zip(numbers, trials, strict=True):
-                problem = why_not_comparable(first, table, (f"trial {first_number}", f"trial {number}"))
-                if problem:
-                    raise BadInput("selection", problem, "the same videos, subjects, folds and labels in every trial")
-        names, self.codes = np.unique(first["subject"].to_numpy(str), return_inverse=True)
-        self.subjects, self.labels = len(names), first["label"].to_numpy(np.int64)
-        self.probabilities = [np.stack([stacked(table) for table in trials]) for trials in tables]
-        places = range(len(filled))
-        self.sets = [
-            chosen for size in range(min(fewest, len(filled)), len(filled) + 1) for chosen in combinations(places, size)
-        ]
-
-    def choose(self, weights_BS: NDArray[np.number], metric: str) -> Choice:
-        """Returns the best fusion under each weighting of the subjects; ties go to fewer streams, then to the earlier.
-
-        Source of speed: what several weightings ask of the same trials is computed for them together.
-        """
-        draws = len(weights_BS)
-        left_BS = (np.asarray(weights_BS) == 0).astype(np.float64)
-        best_PB = np.stack([self._best_trials(place, weights_BS, metric) for place in range(len(self.modalities))])
-        choice = Choice(
-            np.full(draws, -np.inf),
-            np.zeros(draws, np.int64),
-            np.zeros((draws, self.classes, self.classes)),
-            best_PB,
-            self.sets,
-        )
-        for index, places in enumerate(self.sets):
-            trials_US, asking_B = np.unique(best_PB[list(places)], axis=1, return_inverse=True)
-            order = np.argsort(asking_B, kind="stable")
-            for trials, asking in zip(trials_US.T, np.split(order, np.cumsum(np.bincount(asking_B))[:-1]), strict=True):
-                counts_SMM = self._counts(places, trials)
-                values = metric_of(weighted_sums(weights_BS[asking], counts_SMM), metric)
-                better = values > choice.value_B[asking] + TIE
-                chosen = asking[better]
-                choice.value_B[chosen], choice.set_B[chosen] = values[better], index
-                choice.left_out_BMM[chosen] = weighted_sums(left_BS[chosen], counts_SMM)
-        return choice
-
-    def _best_trials(self, place: int, weights_BS: NDArray[np.number], metric: str) -> Ints:
-        """Returns the index of the best trial of one modality under each weighting; ties go to the lower number."""
-        best_B, value_B = np.zeros(len(weights_BS), np.int64), np.full(len(weights_BS), -np.inf)
-        for index in range(len(self.probabilities[place])):
-            values = metric_of(weighted_sums(weights_BS, self._counts((place,), (index,))), metric)
-            better = values > value_B
-            best_B[better], value_B[better] = index, values[better]
-        return best_B
-
-    def _counts(self, places: Sequence[int], trials: Sequence[int] | Ints) -> Floats:
-        """Returns each subject's confusion counts [S,M,M] under the average of one trial of each place."""
-        mean_NM = np.mean(
-            [self.probabilities[place][trial] for place, trial in zip(places, trials, strict=True)], axis=0
-        )
-        cells = (self.codes * self.classes + self.labels) * self.classes + mean_NM.argmax(1)
-        size = self.subjects * self.classes**2
-        counts = np.bincount(cells, minlength=size).astype(np.float64)
-        return counts.reshape(self.subjects, self.classes, self.classes)
