@@ -35,7 +35,8 @@ lint: $(READY)
 
 # The batteries of random damage and random deaths, with all their seeds.
 test-full: $(READY)
-	@PTUNE_FULL=1 $(BIN)/python -m pytest tests/extract/test_damage.py tests/extract/test_kill.py --timeout 1200
+	@PTUNE_FULL=1 $(BIN)/python -m pytest tests/extract/test_damage.py tests/extract/test_kill.py \
+		tests/track/test_registration_crashes.py tests/track/test_fresh_environment.py --timeout 3200
 
 # Sweeps whose drivers and actors are killed at random moments, all seeds: about an hour.
 chaos: $(READY)

@@ -335,9 +335,9 @@ def test_artifacts_carry_the_bundle_and_every_byte_of_it_is_checked(registered):
     copy = world.root / "bundle"
     shutil.copytree(spec.parent, copy)
     assert Bundle(copy).spec.study == "hand"
-    weights = copy / "stream-0.safetensors"
+    weights = copy / "stream-0-0.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
-    with pytest.raises(RegistryError, match=r"stream-0\.safetensors is missing or differs"):
+    with pytest.raises(RegistryError, match=r"stream-0-0\.safetensors is missing or differs"):
         Bundle(copy)
 
 
