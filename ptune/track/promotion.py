@@ -6,7 +6,6 @@ version came about.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -162,7 +161,7 @@ def _against_majority(name: str, own: Recorded, frame: pd.DataFrame) -> str:
     found = paired_bootstrap(frame, constant, own.metric, own.classes)
     answer = f"always answering {own.classes[majority_class(labels, classes)]} ({found.other:.3f})"
     said = f"{own.metric} {found.one:.3f} against {answer}: {_told(found)}"
-    if found.interval[0] <= 0:
+    if not found.interval[0] > 0:
         raise PromotionRefused(
             f"model {name!r}",
             f"the candidate is not shown to be better than the majority class. {said}",
@@ -191,8 +190,7 @@ def _against_champion(
         f"{own.metric} {found.one:.3f} against the champion's {found.other:.3f} on the same videos: {_told(found)}, "
         f"margin {margin:g}"
     )
-    low = found.interval[0]
-    if math.isnan(low) or low <= -margin:
+    if not found.interval[0] > -margin:
         raise PromotionRefused(
             f"model {name!r}",
             f"the candidate may be worse than the champion. {said}",

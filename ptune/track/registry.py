@@ -48,6 +48,7 @@ DESCRIPTION_LENGTH = 5000
 #: The packages that a registered model imports; ptune's own code travels inside it.
 REQUIREMENTS = (
     "av",
+    "numba",
     "numpy",
     "opencv-contrib-python",
     "pandas",

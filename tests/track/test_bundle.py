@@ -4,10 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 from pathlib import Path
 
 import numpy as np
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from ptune.cohort.manifest import load_manifest
 from ptune.cohort.synthetic import SyntheticConfig, render_cohort
@@ -18,6 +21,7 @@ from ptune.extract.store import open_store
 from ptune.home import Home
 from ptune.track.answers import as_data_uri, check_data_uri, expected_score, row_of, score_video
 from ptune.track.bundle import Bundle
+from ptune.track.registry import REQUIREMENTS
 from ptune.track.seen import Seen
 from ptune.train.protocol import score_video as stream_score
 from tests.example_features import EXTRACTION
@@ -187,13 +191,37 @@ def test_a_changed_list_of_checksums_is_refused(folder):
         path.write_text(content)
 
 
-def test_it_needs_neither_a_home_nor_ray_nor_mlflow(folder, clip, tmp_path):
+def with_what_they_require(names):
+    """Returns packages and, as far as installed, all that they depend on."""
+    found, waiting = set(), [canonicalize_name(name) for name in names]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        try:
+            needs = [Requirement(line) for line in requires(name) or []]
+        except PackageNotFoundError:
+            continue
+        waiting += [canonicalize_name(need.name) for need in needs if not need.marker or need.marker.evaluate()]
+    return found
+
+
+def test_it_needs_no_home_and_only_the_packages_that_a_model_lists(folder, clip, tmp_path):
+    listed = with_what_they_require(REQUIREMENTS)
+    assert not {"ray", "mlflow", "optuna"} & listed
+    absent = [
+        module
+        for module, packages in packages_distributions().items()
+        if not {canonicalize_name(name) for name in packages} & {*listed, "ptune"}
+    ]
     script = (
-        "import sys; from pathlib import Path; from ptune.track.bundle import Bundle\n"
+        "import sys; from pathlib import Path\n"
+        f"sys.modules.update(dict.fromkeys({absent!r}))\n"  # None: as if it were not installed.
+        "from ptune.track.bundle import Bundle\n"
         "from ptune.track.answers import row_of\n"
         f"row = row_of(Bundle(Path({str(folder)!r}), device='cpu'), {str(clip)!r})\n"
         "assert row['score_group'], row\n"
-        "assert not {'ray', 'mlflow', 'optuna'} & set(sys.modules)\n"
     )
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PTUNE_")}
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True, timeout=120)
