@@ -23,9 +23,9 @@ demo: $(READY)
 demo-seeds: $(READY)
 	@$(BIN)/python benchmarks/demo_seeds.py
 
-# Most of it waits for processes to start: two files at a time.
+# Most of it waits for processes to start: three files at a time keep two cores busy.
 test: $(READY)
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 lint: $(READY)
 	@$(BIN)/ruff check .

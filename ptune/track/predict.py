@@ -26,7 +26,7 @@ from ptune.results.explain import explain, film_strip
 from ptune.results.plots import png
 from ptune.track.answers import Scored, answer, refusal, score_video
 from ptune.track.bundle import Bundle, ProtocolName
-from ptune.track.registry import Registry
+from ptune.track.registry import Registry, mlflow_at
 
 TABLES = (".csv", ".parquet", ".pq")
 Row = dict[str, Any]
@@ -174,9 +174,8 @@ def _on_ray(home: Home, requests: list[Row], workers: int) -> Iterator[Row]:
 
 
 def _load(home: Home, request: Row) -> Bundle:
-    mlflow.set_tracking_uri(home.tracking_uri)
-    mlflow.set_registry_uri(home.tracking_uri)
-    model = mlflow.pyfunc.load_model(f"models:/{request['name']}/{request['version']}")
+    with mlflow_at(home.tracking_uri):
+        model = mlflow.pyfunc.load_model(f"models:/{request['name']}/{request['version']}")
     bundle: Bundle = model.unwrap_python_model().bundle
     bundle.move(request["device"])
     return bundle

@@ -102,7 +102,7 @@ class Registry:
         """Makes a version, and the model where there is none, of files that are there; no alias names it yet."""
         if name not in self.names():
             self.client.create_registered_model(name)
-        with _mlflow_at(self.uri):
+        with mlflow_at(self.uri):
             return self.client.create_model_version(name, source, run_id, tags, description=description)
 
     def _upload(self, name: str, run_id: str, spec: BundleSpec, fits: list[FitRecord], evidence: Evidence) -> str:
@@ -110,7 +110,7 @@ class Registry:
         with tempfile.TemporaryDirectory(prefix="ptune-") as scratch:
             folder = Path(scratch) / "bundle"
             write_bundle(folder, spec, fits)
-            with _mlflow_at(self.uri), mlflow.start_run(run_id=run_id, log_system_metrics=False):
+            with mlflow_at(self.uri), mlflow.start_run(run_id=run_id, log_system_metrics=False):
                 info = mlflow.pyfunc.log_model(
                     name=UPLOAD,
                     python_model=str(Path(__file__).with_name("bundle_model.py")),
@@ -154,7 +154,7 @@ class Registry:
 
     def _digest(self, source: str, where: str = "upload") -> str:
         """Returns one checksum over the files of a model as the registry serves them, having loaded its bundle."""
-        with _mlflow_at(self.uri), tempfile.TemporaryDirectory(prefix="ptune-") as scratch:
+        with mlflow_at(self.uri), tempfile.TemporaryDirectory(prefix="ptune-") as scratch:
             try:
                 served = mlflow.artifacts.download_artifacts(source, dst_path=scratch)
             except (MlflowException, OSError) as error:
@@ -204,7 +204,7 @@ class Registry:
     def load(self, name: str, alias: str = CHAMPION) -> Any:
         """Returns the pyfunc model that an alias names."""
         self.version(name, alias)
-        with _mlflow_at(self.uri):
+        with mlflow_at(self.uri):
             return mlflow.pyfunc.load_model(f"models:/{name}@{alias}")
 
     def bundle(self, name: str, alias: str = CHAMPION) -> Bundle:
@@ -224,7 +224,7 @@ class Registry:
 
 
 @contextmanager
-def _mlflow_at(uri: str) -> Iterator[None]:
+def mlflow_at(uri: str) -> Iterator[None]:
     """Points those parts of MLflow that know of no client to a store, and back: to them it is a global variable."""
     before = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
     mlflow.set_tracking_uri(uri)

@@ -75,7 +75,8 @@ def test_one_part_is_taken_from_the_best_fusion_at_a_time(place):
     assert evidence.ablation["ablation"] == "apart"
     contrasts = {item["one"]: item["difference"] for item in evidence.ablation["contrasts"]}
     assert set(contrasts) == {"without attention", "without flow", "without mb"}
-    assert contrasts["without flow"] == pytest.approx(-evidence.added["flow"])
+    added = {item.member.name: item.difference.difference for item in evidence.added}
+    assert contrasts["without flow"] == pytest.approx(-added["flow"])
     assert "| without attention | " in model_card("chaos", evidence)
     decided = len(ledger.study("chaos").events())
     run_ablation(config, root, home, workers=2)
@@ -83,8 +84,7 @@ def test_one_part_is_taken_from_the_best_fusion_at_a_time(place):
 
     written = {path.name for path in outcome.report.parent.iterdir()}
     assert {"report.html", "tables.md", "tables.tex", "cells.csv", "hand-statistics.csv"} <= written
-    mlflow.set_tracking_uri(home.tracking_uri)
-    client = mlflow.MlflowClient()
+    client = mlflow.MlflowClient(tracking_uri=home.tracking_uri)
     (experiment,) = [item for item in client.search_experiments() if item.name == "apart-hand"]
     runs = client.search_runs([experiment.experiment_id])
     parent = next(run for run in runs if "mlflow.parentRunId" not in run.data.tags)

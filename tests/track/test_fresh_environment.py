@@ -15,7 +15,7 @@ import pytest
 from ptune.home import Home
 from ptune.track.predict import predict_videos, wanted_videos
 from ptune.track.publish import register_study
-from ptune.track.registry import CANDIDATE, Registry
+from ptune.track.registry import CANDIDATE, Registry, mlflow_at
 from tests.example_registry import add_study
 from tests.extract.test_decode import SHARED
 
@@ -39,8 +39,8 @@ def test_a_script_with_mlflow_alone_scores_real_clips_as_ptune_does(tmp_path):
     clips = [SHARED / name for name in ("hand_open_close.gif", "talking_small.mp4", "bad/damaged_200_bytes.mp4")]
     expected = predict_videos(home, "hand", CANDIDATE, wanted_videos(clips)).facts()
     source = Registry(home).version("hand", CANDIDATE).source
-    mlflow.set_tracking_uri(home.tracking_uri)
-    files = Path(mlflow.artifacts.download_artifacts(source, dst_path=str(tmp_path / "model")))
+    with mlflow_at(home.tracking_uri):
+        files = Path(mlflow.artifacts.download_artifacts(source, dst_path=str(tmp_path / "model")))
     fresh = tmp_path / "fresh"
     venv.create(fresh, with_pip=True)
     python = fresh / "bin" / "python"
