@@ -249,7 +249,7 @@ def crash(folder: Path, name: str, at: int) -> list[str]:
 
 
 def chosen(names: list[str], everything: bool) -> list[int]:
-    """Returns numbers of steps, from 1: all, or every sixth, one of many copies and all that make or name a version."""
+    """Returns numbers of steps, from 1: all, or every fourth, one of many copies and all that make or name a version."""
     if everything:
         return list(range(1, len(names) + 1))
     changes = [number for number, name in enumerate(names, 1) if name != "copy"]
@@ -257,7 +257,7 @@ def chosen(names: list[str], everything: bool) -> list[int]:
     named = [
         number for number in changes if names[number - 1] in ("create_model_version", "set_registered_model_alias")
     ]
-    return sorted({*changes[::6], *named, *copies[len(copies) // 2 :][:1]})
+    return sorted({*changes[::4], *named, *copies[len(copies) // 2 :][:1]})
 
 
 def battery(folder: Path, everything: bool) -> Iterator[dict[str, Any]]:

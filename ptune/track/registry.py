@@ -234,3 +234,5 @@ def mlflow_at(uri: str) -> Iterator[None]:
     finally:
         mlflow.set_tracking_uri(before["MLFLOW_TRACKING_URI"])
         mlflow.set_registry_uri(before["MLFLOW_REGISTRY_URI"])
+        if before["MLFLOW_REGISTRY_URI"] is None:  # MLflow forgets it itself, but not what it told child processes
+            os.environ.pop("MLFLOW_REGISTRY_URI", None)

@@ -1,6 +1,7 @@
 """A version is made of files that were read back, with all that a reviewer asks; on a real SQLite registry."""
 
 import json
+import os
 from pathlib import Path
 
 import mlflow
@@ -10,7 +11,7 @@ from ptune.errors import RegistryError, StudyBusy
 from ptune.home import Home
 from ptune.ledger import Ledger
 from ptune.track.publish import register_study
-from ptune.track.registry import CANDIDATE, Registry
+from ptune.track.registry import CANDIDATE, Registry, mlflow_at
 from ptune.upkeep.check import check
 from ptune.upkeep.collect import find_garbage
 from tests.example_registry import SUBJECT, add_study
@@ -132,3 +133,13 @@ def test_models_and_aliases_that_are_not_there_are_named(registered):
 def test_nothing_is_registered_while_the_study_is_run(home, registered):
     with Ledger(home.ledger).study("hand").lease(), pytest.raises(StudyBusy, match="study 'hand': is being run by"):
         register_study(home, "hand")
+
+
+@pytest.mark.parametrize("given", [None, "sqlite:////somewhere/else.db"])
+def test_what_child_processes_are_told_of_mlflow_is_put_back(given, tmp_path, monkeypatch):
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
+    for name in names:
+        monkeypatch.setenv(name, given) if given else monkeypatch.delenv(name, raising=False)
+    with mlflow_at(f"sqlite:///{tmp_path / 'mlflow.db'}"):
+        assert all("mlflow.db" in os.environ[name] for name in names)
+    assert [os.environ.get(name) for name in names] == [given, given]
