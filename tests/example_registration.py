@@ -249,7 +249,7 @@ def crash(folder: Path, name: str, at: int) -> list[str]:
 
 
 def chosen(names: list[str], everything: bool) -> list[int]:
-    """Returns numbers of steps, from 1: all, or every fourth, one of many copies and all that make or name a version."""
+    """Returns numbers of steps, from 1: all; or every fourth, a copy and each that makes or names a version."""
     if everything:
         return list(range(1, len(names) + 1))
     changes = [number for number, name in enumerate(names, 1) if name != "copy"]
