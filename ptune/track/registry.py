@@ -103,7 +103,11 @@ class Registry:
         if name not in self.names():
             self.client.create_registered_model(name)
         with mlflow_at(self.uri):
-            return self.client.create_model_version(name, source, run_id, tags, description=description)
+            # A server wants to be told of which of its models the version is.
+            model_id = source.removeprefix("models:/")
+            return self.client.create_model_version(
+                name, source, run_id, tags, description=description, model_id=model_id
+            )
 
     def _upload(self, name: str, run_id: str, spec: BundleSpec, fits: list[FitRecord], evidence: Evidence) -> str:
         """Sends a bundle and its model card, and returns where the registry serves them."""

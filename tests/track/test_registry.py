@@ -15,6 +15,7 @@ from ptune.track.registry import CANDIDATE, Registry, mlflow_at
 from ptune.upkeep.check import check
 from ptune.upkeep.collect import find_garbage
 from tests.example_registry import SUBJECT, add_study
+from tests.track.live import Server
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +122,23 @@ def test_what_does_not_arrive_whole_never_becomes_a_version(home, registered, mo
     assert register_study(home, "cut")[0].version == 1
     (model,) = models_under(registered, "cut")
     assert model.model_id != orphan.model_id
+
+
+def test_a_server_takes_a_version_and_serves_it(tmp_path, monkeypatch):
+    server = Server(tmp_path)
+    server.start()
+    try:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+        home = Home.open(tmp_path / "home")
+        add_study(home, "hand", 0.9)
+        assert register_study(home, "hand")[0].version == "1"
+        registry = Registry(home)
+        registry.verify(registry.version("hand", CANDIDATE))
+        assert register_study(home, "hand")[0].version == "1"
+        (model,) = models_under(registry, "hand")
+        assert registry.version("hand", CANDIDATE).source == model.model_uri
+    finally:
+        server.kill()
 
 
 def test_models_and_aliases_that_are_not_there_are_named(registered):
