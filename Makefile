@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: setup demo demo-seeds test test-full chaos lint bench-flow bench-extract bench-systems bench-train bench-scoring \
+.PHONY: setup demo demo-seeds test test-full chaos cluster-test lint bench-flow bench-extract bench-systems bench-train bench-scoring \
 	bench-race bench-overhead validity clean
 
 setup: $(READY)
@@ -36,11 +36,16 @@ lint: $(READY)
 # The batteries of random damage and random deaths, with all their seeds.
 test-full: $(READY)
 	@PTUNE_FULL=1 $(BIN)/python -m pytest tests/extract/test_damage.py tests/extract/test_kill.py \
-		tests/track/test_registration_crashes.py tests/track/test_fresh_environment.py --timeout 3200
+		tests/track/test_registration_crashes.py tests/track/test_fresh_environment.py tests/track/test_first_touch.py \
+		tests/track/test_faults.py tests/track/test_outage.py --timeout 3200
 
 # Sweeps whose drivers and actors are killed at random moments, all seeds: about an hour.
 chaos: $(READY)
 	@PTUNE_FULL=1 $(BIN)/python -m pytest tests/tune/test_chaos.py tests/tune/test_conductor.py --timeout 1200
+
+# Three hosts in network namespaces, PostgreSQL, and what becomes of work when they fail. Needs root and iproute2.
+cluster-test: $(READY)
+	@PTUNE_FULL=1 $(BIN)/python -m pytest tests/cluster --timeout 1200 -rs
 
 bench-flow: $(READY)
 	@$(BIN)/python benchmarks/flow.py

@@ -114,7 +114,8 @@ def _learnt_from(config: StudyConfig, ledger: Ledger) -> list[StudyFacts]:
 
 
 def _evidence(ledger: Ledger, config: StudyConfig, fit: str) -> Evidence:
-    record = ledger.find_fit(fit)
+    # Predictions are verified when they are read; the driver has no use for weights, nor time to hash them.
+    record = ledger.find_fit(fit, verify=False)
     if record is None:
         raise LedgerError(
             f"fit {fit}", "is not in the ledger", "what a trial of this study trained", "Run `ptune ledger check`."

@@ -1,7 +1,8 @@
-"""A Ray cluster of three hosts, an MLflow server over PostgreSQL, and a laptop outside: started as docs/cluster.md says.
+"""A Ray cluster of three hosts with an MLflow server over PostgreSQL, started as docs/cluster.md says, and a laptop.
 
-The head runs no trials. Each worker has a core, its own disk, and `/mnt`, which it shares with the head. The database has
-a host of its own. The laptop has neither Ray's network of workers nor the shared folder: only the head's address.
+The head runs no trials. Each worker has a core, its own disk, and `/mnt`, which it shares with the head. The database
+has a host of its own. The laptop stands outside and has neither Ray's network of workers nor the shared folder: only the
+head's address.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import subprocess
 from pathlib import Path
 
 from tests.cluster.hosts import Host, Network, wait_until
@@ -71,7 +73,9 @@ class Cluster:
             with open(data / "pg_hba.conf", "a") as lines:
                 lines.write("host all all 10.77.0.0/24 trust\n")
         options = f"-h {self.database.address} -k /var/tmp/home"
-        self._as_postgres(f"{programs}/pg_ctl", "-D", "/var/tmp/data", "-o", options, "-l", "/var/tmp/data/log", "start")
+        self._as_postgres(
+            f"{programs}/pg_ctl", "-D", "/var/tmp/data", "-o", options, "-l", "/var/tmp/data/log", "start"
+        )
 
     def stop_database(self) -> None:
         """Ends PostgreSQL; whoever is connected is thrown out."""
@@ -117,10 +121,11 @@ class Cluster:
 
     def submit(self, *command: str) -> str:
         """Runs a command of ptune as a job, from the laptop, and returns what it printed."""
-        for name in command:
-            if (self.laptop.scratch / name).is_file():
-                shutil.copy(self.laptop.scratch / name, self.shared / name)
-        return self.head.run("ptune", *[f"/mnt/{n}" if n.endswith(".yaml") else n for n in command], RAY_ADDRESS="head:6379")
+        return self.laptop.run("ptune", "submit", "--follow", *command)
+
+    def begin(self, *command: str) -> subprocess.Popen[bytes]:
+        """Starts a command of ptune as a job, from the laptop, and returns who follows it."""
+        return self.laptop.start("ptune", "submit", "--follow", *command, log="jobs.log")
 
     def _answers(self, address: str) -> bool:
         script = "import sys,urllib.request,urllib.error\n" \

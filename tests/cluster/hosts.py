@@ -28,7 +28,21 @@ def why_not() -> str:
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
         return f"needs the programs {', '.join(missing)} (iproute2, util-linux)"
-    probe = ["unshare", "--net", "--mount", "--uts", "--pid", "--fork", "ip", "link", "add", "name", "a", "type", "bridge"]
+    probe = [
+        "unshare",
+        "--net",
+        "--mount",
+        "--uts",
+        "--pid",
+        "--fork",
+        "ip",
+        "link",
+        "add",
+        "name",
+        "a",
+        "type",
+        "bridge",
+    ]
     done = subprocess.run(probe, capture_output=True, text=True, check=False)
     return f"needs the right to make network namespaces: {done.stderr.strip()}" if done.returncode else ""
 
@@ -115,7 +129,9 @@ class Host:
             start_new_session=True,
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        wait_until(lambda: (self.scratch / "ready").exists() or self.outer.poll() is not None, 20, f"{self.name} starts")
+        wait_until(
+            lambda: (self.scratch / "ready").exists() or self.outer.poll() is not None, 20, f"{self.name} starts"
+        )
         children = Path(f"/proc/{self.outer.pid}/task/{self.outer.pid}/children").read_text().split()
         self.first = int(children[0])
 

@@ -1,4 +1,4 @@
-"""Studies submitted from a laptop to a cluster of three hosts, undisturbed and while hosts, network and database fail."""
+"""Studies that a laptop submits to a cluster of three hosts, undisturbed and while hosts, network and database fail."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import yaml
 
 from ptune.home import Home
 from ptune.ledger import Ledger
+from ptune.ledger.layout import PREDICTIONS, WEIGHTS
 from ptune.replay import read_study
 from ptune.results.summary import summarise
 from tests.cluster.cluster import Cluster, postgres_programs
@@ -34,8 +36,8 @@ SMALL = STUDY | {
 ABLATION = {
     "ablation": "parts",
     "tasks": ["hand"],
-    "rows": {"Flow": ["flow"], "Boundaries": ["mb"], "Both": ["flow", "mb"]},
-    "columns": {"2 segments": {"segments": 2}, "1 segment": {"segments": 1}, "cross-entropy": {"focal": {"alpha": 1.0, "gamma": 0.0}}},
+    "rows": {"Flow": ["flow"], "Both": ["flow", "mb"]},
+    "columns": {"focal": {"segments": 1}, "cross-entropy": {"segments": 1, "focal": {"alpha": 1.0, "gamma": 0.0}}},
 } | {name: SMALL[name] for name in ("cohort", "folds", "init", "extraction", "fixed")}
 REASON = why_not() or ("" if postgres_programs() else "needs PostgreSQL's programs")
 pytestmark = [
@@ -92,7 +94,7 @@ def fits(home: Home) -> dict[str, tuple[bytes, bytes]]:
     ledger = Ledger(home.ledger)
     found = {signature: ledger.find_fit(signature) for signature in ledger.fits()}
     return {
-        signature: (record.store.read(record.name("predictions")), record.store.read(record.name("weights")))
+        signature: (record.store.read(record.name(PREDICTIONS)), record.store.read(record.name(WEIGHTS)))
         for signature, record in found.items()
         if record is not None
     }
@@ -111,13 +113,92 @@ def test_from_videos_to_a_champion_with_the_figures_of_one_machine(cluster, fold
         ("promote", "hand", "--override", "a test of the way there"),
     ]
     for command in commands:
-        print(cluster.submit(*command))
-    alone = [[part.replace("/mnt", str(cluster.shared)) for part in command] for command in commands]
-    for command in alone:
-        on_this_machine(folder, "alone", *command)
+        cluster.submit(*command)
+    for command in commands:
+        on_this_machine(folder, "alone", *(part.replace("/mnt", str(cluster.shared)) for part in command))
     here, there = Home(folder / "alone", folder / "alone" / "features"), Home(cluster.shared / "home", cluster.shared)
     assert fits(there) == fits(here)
     for study in ("hand", "parts-hand"):
         found = read_study(Ledger(there.ledger), study)
         assert outcome(found) == outcome(read_study(Ledger(here.ledger), study))
     assert summarise(there, ("hand",)).facts() == summarise(here, ("hand",)).facts()
+
+
+#: How long a host or the database is away.
+AWAY_SECONDS = 30
+#: Trials take so long that all of this falls into them.
+LONG = SMALL | {"fixed": SMALL["fixed"] | {"epochs": 60}}
+
+
+def lose_a_worker(cluster):
+    """Takes the power from a worker while it trains, for good."""
+    cluster.workers[1].kill()
+
+
+def cut_a_worker_off(cluster):
+    """Unplugs a worker that goes on training, and writing to what it shares."""
+    cluster.workers[1].unplug()
+    time.sleep(AWAY_SECONDS)
+    cluster.workers[1].plug()
+
+
+def lose_the_head(cluster):
+    """Takes the power from the head, with Ray's control, the driver and MLflow's server, and gives it back."""
+    cluster.head.restart()
+    cluster.start_head()
+
+
+def stop_the_database(cluster):
+    """Ends PostgreSQL and starts it again."""
+    cluster.stop_database()
+    time.sleep(AWAY_SECONDS)
+    cluster.start_database()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster, folder):
+    written(folder / "long.yaml", LONG | {"study": "long", "cohort": str(cluster.shared / "cohort" / "cohort.csv")})
+    on_this_machine(folder, "undisturbed", "sweep", "long.yaml")
+    return outcome(read_study(Ledger(folder / "undisturbed" / "ledger"), "long"))
+
+
+@pytest.mark.skipif(not FULL, reason="takes many minutes: `make cluster-test`")
+@pytest.mark.parametrize("disturb", [lose_a_worker, cut_a_worker_off, lose_the_head, stop_the_database])
+def test_work_completes_and_nothing_is_lost_or_doubled(disturb, cluster, undisturbed):
+    name = disturb.__name__.replace("_", "-")
+    written(cluster.laptop.scratch / f"{name}.yaml", LONG | {"study": name})
+    places = ["--home", f"/mnt/{name}", "--features", "/mnt/home/features"]
+    ledger = Ledger(cluster.shared / name / "ledger")
+    job = cluster.begin("sweep", f"{name}.yaml", *places)
+    wait_until(lambda: job.poll() is not None or trials_under_way(ledger, name) == 2, 200, "both workers train")
+    assert job.poll() is None
+    disturb(cluster)
+    if disturb is lose_the_head:
+        cluster.await_workers(2)
+        cluster.submit("sweep", f"{name}.yaml", *places)
+    elif disturb is lose_a_worker:
+        assert job.wait(timeout=400) == 0
+        cluster.workers[1].restart()
+        cluster.start_worker(cluster.workers[1])
+    assert job.wait(timeout=400) == 0 or disturb is lose_the_head
+    check_events(ledger.study(name).events())
+    assert outcome(read_study(ledger, name)) == undisturbed
+    points = cluster.head.run("python", "-c", CHECK, f"/mnt/{name}", name)
+    print(f"{disturb.__name__}: {points.strip()} points of metrics are each in MLflow once")
+    cluster.await_workers(2)
+
+
+CHECK = """
+import sys
+from ptune.home import Home
+from tests.track.invariants import check_runs
+print(check_runs(Home.open(sys.argv[1]), sys.argv[2]))
+"""
+
+
+def trials_under_way(ledger, study):
+    """Returns how many unfinished trials have reported five epochs."""
+    events = ledger.study(study).events()
+    ended = {event["trial"] for event in events if event["kind"] in ("finished", "stopped", "failed")}
+    reported = Counter(event["trial"] for event in events if event["kind"] == "reported")
+    return sum(number >= 5 for trial, number in reported.items() if trial not in ended)

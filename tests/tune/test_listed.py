@@ -20,7 +20,7 @@ ABLATION = {
     "init": "random",
     "folds": {"count": 2},
     "extraction": STUDY["extraction"],
-    "fixed": STUDY["fixed"],
+    "fixed": STUDY["fixed"] | {"epochs": 1},
     "rows": {"Flow": ["flow"], "Flow + MBs": ["flow", "mb"]},
     "columns": {"+attention": {}, "-attention": {"attention": False}},
 }
