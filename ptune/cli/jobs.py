@@ -114,7 +114,8 @@ def _errand(words: tuple[str, ...], places: dict[str, str]) -> Errand:
 
 def _parsed(words: tuple[str, ...]) -> tuple[str, click.Context]:
     """Returns a command's whole name, and its context with the values given."""
-    context, rest, names = click.get_current_context().find_root(), list(words), []
+    context, rest = click.get_current_context().find_root(), list(words)
+    names: list[str] = []
     command: click.Command = context.command
     while isinstance(command, click.Group):
         if not rest:
