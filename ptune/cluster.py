@@ -41,6 +41,11 @@ WORKER = QUIET | {"OMP_NUM_THREADS": "1"}
 OBJECT_STORE_BYTES = 256 * 2**20
 
 
+def in_job() -> bool:
+    """Returns whether this process is what a Ray Job runs, whoever submitted it."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
 def stay_quiet() -> None:
     """Switches off every channel by which a library under ptune would report home."""
     os.environ.update(QUIET)

@@ -97,6 +97,12 @@ class StorageError(PtuneError):
     exit_code = 1
 
 
+class ClusterError(PtuneError):
+    """A Ray cluster does not answer, or does not do what it was asked."""
+
+    exit_code = 1
+
+
 class StudyBusy(BadInput):
     """Another process runs this study."""
 

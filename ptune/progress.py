@@ -14,6 +14,11 @@ from typing import Protocol
 PLAIN_INTERVAL_SECONDS = 10.0
 
 
+def say(text: str) -> None:
+    """Tells people one thing about work that goes on."""
+    print(text, file=sys.stderr, flush=True)
+
+
 class Bar(Protocol):
     """Counts work done."""
 
@@ -35,7 +40,7 @@ class _PlainBar:
         elapsed = now - self.start
         left = elapsed / max(self.done, 1) * max(self.total - self.done, 0)
         text = f"{self.title}: {self.done}/{self.total}, {elapsed:.0f} s, {left:.0f} s left"
-        print(text + (f", {note}" if note else ""), file=sys.stderr, flush=True)
+        say(text + (f", {note}" if note else ""))
 
 
 @contextmanager

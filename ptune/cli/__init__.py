@@ -13,8 +13,8 @@ import traceback
 import click
 
 from ptune import __version__
-from ptune.cli import data, ledger, models, steer, studies
-from ptune.errors import PtuneError
+from ptune.cli import data, jobs, ledger, models, steer, studies
+from ptune.errors import BadInput, PtuneError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -29,8 +29,21 @@ def cli(debug: bool) -> None:
         os.environ["PTUNE_DEBUG"] = "1"
 
 
-for command in (*data.COMMANDS, *studies.COMMANDS, *models.COMMANDS, *steer.COMMANDS, *ledger.COMMANDS):
-    cli.add_command(command)
+for room in (data, studies, models, steer, ledger, jobs):
+    for command in room.COMMANDS:
+        cli.add_command(command)
+
+
+def _require_submitter() -> None:
+    """Refuses a job that another version of ptune submitted: what it was promised there may not hold here.
+
+    Raises:
+        BadInput: it is another.
+    """
+    version = os.environ.get("PTUNE_SUBMITTER", __version__)
+    if version != __version__:
+        where = "ptune on the cluster"
+        raise BadInput(where, f"is {__version__}", f"{version}, as where the job was submitted", "Install one on both.")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,6 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
     # Whoever ends a job politely is answered as Ctrl-C is.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
+        _require_submitter()
         code = cli(arguments, standalone_mode=False)
     except PtuneError as error:
         if os.environ.get("PTUNE_DEBUG"):

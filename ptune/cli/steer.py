@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from ptune.cli.options import as_json, example, show, with_home
+from ptune.cli.options import address, as_json, example, home_options, open_cluster, open_home, show, with_home
 
 if TYPE_CHECKING:
     from ptune.home import Home
@@ -48,12 +49,26 @@ def stop_trial(home: Home, study: str, number: int, as_json: bool) -> int:
     return 0
 
 
-@click.command(epilog=example("ptune stop hand"))
+@click.command(epilog=example("ptune stop hand", "ptune stop hand --address http://127.0.0.1:8265"))
 @click.argument("study")
 @as_json
-@with_home
-def stop(home: Home, study: str, as_json: bool) -> int:
-    """End the sweep that runs STUDY after the present epochs; the same sweep command goes on."""
+@home_options
+@address
+def stop(
+    study: str, address: str | None, home: Path | None, features: Path | None, ledger: str | None, as_json: bool
+) -> int:
+    """End the sweep that runs STUDY after the present epochs; the same sweep command goes on.
+
+    With --address, end the jobs of STUDY, or the one with this id, on a cluster.
+    """
+    return (
+        _stop_jobs(study, address, as_json)
+        if address
+        else _stop_sweep(open_home(home, features, ledger), study, as_json)
+    )
+
+
+def _stop_sweep(home: Home, study: str, as_json: bool) -> int:
     from ptune.errors import BadInput
     from ptune.results.status import require_study
     from ptune.steer import StopStudy
@@ -62,6 +77,18 @@ def stop(home: Home, study: str, as_json: bool) -> int:
     if not _ask(home, study, StopStudy(), "Its sweep ends with the present epochs", as_json, only_if_running=True):
         raise BadInput(f"study {study!r}", "no sweep runs it", "a running sweep", "There is nothing to stop.")
     return 0
+
+
+def _stop_jobs(study: str, address: str, as_json: bool) -> int:
+    from ptune.errors import BadInput
+
+    cluster = open_cluster(address)
+    jobs = cluster.running(study)
+    if not jobs:
+        raise BadInput(f"job or study {study!r}", "no job of it runs", "a running job", "There is nothing to stop.")
+    ended = [cluster.stop(job) for job in jobs]
+    show([job.facts() for job in ended], "\n".join(f"{job.id}: {job.status.lower()}" for job in ended), as_json)
+    return 0 if all(job.over for job in ended) else 1
 
 
 def _ask(home: Home, study: str, request: Request, promise: str, as_json: bool, only_if_running: bool = False) -> bool:

@@ -1,6 +1,6 @@
 """Everything that determines a result, as frozen strict models with signatures."""
 
-from ptune.config.base import STAGE_VERSIONS, Strict, load_yaml, nearest, signature_of
+from ptune.config.base import STAGE_VERSIONS, Strict, dump_yaml, load_yaml, nearest, signature_of
 from ptune.config.extraction import ExtractConfig, TVL1Config
 from ptune.config.stream import (
     AugmentConfig,
@@ -34,6 +34,7 @@ __all__ = [
     "Strict",
     "StudyConfig",
     "TVL1Config",
+    "dump_yaml",
     "load_yaml",
     "nearest",
     "signature_of",

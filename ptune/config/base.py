@@ -1,6 +1,6 @@
 """Strict frozen models, their signatures, and reading them from YAML with helpful refusals.
 
-The only place that reads YAML.
+The only place that reads and writes YAML.
 """
 
 from __future__ import annotations
@@ -67,6 +67,11 @@ def load_yaml(path: Path) -> Any:
         line = f"line {mark.line + 1}" if mark else "the file"
         problem = getattr(error, "problem", error)
         raise ConfigError(path.name, f"{line} is not YAML ({problem})", "a YAML document") from None
+
+
+def dump_yaml(values: Any) -> str:
+    """Returns plain values as a YAML document, which `load_yaml` reads as the same values."""
+    return str(yaml.safe_dump(values, sort_keys=False))
 
 
 def nearest(word: str, known: list[str]) -> str:

@@ -11,17 +11,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ptune.cluster import in_job
 from ptune.errors import LedgerError, StudyBusy
 from ptune.ledger.fits import arrow_bytes
 from ptune.ledger.layout import before_reading, before_writing, model_folder, study_folder, table_name
 from ptune.ledger.lease import STALE_SECONDS, Holder, Lease, acquire, holder_of
 from ptune.ledger.store import Lines, Store
+from ptune.progress import say
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 #: How long an event waits that is added while another process adds one.
 PATIENCE_SECONDS = 2.0
+#: Between two looks whether another process has ended.
+PAUSE_SECONDS = 0.02
+#: A dead process is stale after its time, which clocks and file systems may stretch a little.
+STALE_MARGIN = 1.25
 
 
 @dataclass(frozen=True)
@@ -52,19 +58,27 @@ class EventLog:
         self._key = (store.identity, folder)
 
     @contextmanager
-    def lease(self, stale_seconds: float = STALE_SECONDS, patience_seconds: float = 0.0) -> Iterator[Lease]:
+    def lease(
+        self, stale_seconds: float = STALE_SECONDS, patience_seconds: float = 0.0, inherits: bool = False
+    ) -> Iterator[Lease]:
         """Makes this process the only writer for a while; every log of the same events in the process writes under it.
 
         Args:
             stale_seconds: without a heartbeat for so long, another process may take over.
             patience_seconds: wait so long for another process to end.
+            inherits: in a Ray Job, wait until a process is stale that may have died with the head that ran it.
 
         Raises:
             StudyBusy: another process writes, or another part of this one does.
         """
         before_writing(self.store)
         until = time.monotonic() + patience_seconds
+        pause, inherits = PAUSE_SECONDS, inherits and in_job()
         while isinstance(lease := acquire(self.store, f"{self._folder}/lease", stale_seconds), Holder):
+            if inherits:
+                say(f"{self.what} is held by {lease}. It may be of a lost head: waiting until it is stale.")
+                until = time.monotonic() + max(patience_seconds, STALE_MARGIN * lease.stale_seconds)
+                pause, inherits = 1.0, False
             if time.monotonic() > until:
                 raise StudyBusy(
                     self.what,
@@ -72,7 +86,7 @@ class EventLog:
                     "one process at a time",
                     "Wait for it to end, or stop it; a process that died gives way by itself.",
                 )
-            time.sleep(0.02)
+            time.sleep(pause)
         _writers[self._key] = _Writer(lease, self._lines())
         try:
             with lease:

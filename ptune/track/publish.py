@@ -160,7 +160,7 @@ def register_study(
     if not re.fullmatch(MODEL_NAME, model):
         allowed = "at most 64 letters, digits, dots, dashes and underscores, a letter or digit first"
         raise BadInput("--model", f"is {model!r}", allowed, "Choose another.")
-    with Ledger(home.ledger).study(name).lease():
+    with Ledger(home.ledger).study(name).lease(inherits=True):
         return _register(home, summarise(home, name, rule, per_modality), model, workers, weights)
 
 

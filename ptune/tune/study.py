@@ -70,7 +70,7 @@ def sweep(
     others = _learnt_from(config, ledger)
     log, requests = ledger.study(config.study), Requests(ledger, config.study)
     with ExitStack() as ending:
-        ending.enter_context(log.lease())
+        ending.enter_context(log.lease(inherits=True))
         requests.forget_stops()
         past = read_study(ledger, config.study)
         if past is not None:
