@@ -1,8 +1,8 @@
 """A Ray cluster of three hosts with an MLflow server over PostgreSQL, started as docs/cluster.md says, and a laptop.
 
 The head runs no trials. Each worker has a core, its own disk, and `/mnt`, which it shares with the head. The database
-has a host of its own. The laptop stands outside and has neither Ray's network of workers nor the shared folder: only the
-head's address.
+has a host of its own. The laptop stands outside: it has neither the shared folder nor the network of the workers' Ray,
+only the head's address.
 """
 
 from __future__ import annotations
