@@ -77,7 +77,7 @@ def on_this_machine(folder: Path, home: str, *command: str) -> None:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -127,7 +127,7 @@ def test_from_videos_to_a_champion_with_the_figures_of_one_machine(cluster, fold
 #: How long a host or the database is away.
 AWAY_SECONDS = 30
 #: Trials take so long that all of this falls into them.
-LONG = SMALL | {"fixed": SMALL["fixed"] | {"epochs": 60}}
+LONG = SMALL | {"fixed": SMALL["fixed"] | {"epochs": 40}}
 
 
 def lose_a_worker(cluster):
