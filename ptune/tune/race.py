@@ -117,6 +117,7 @@ class FoldRace:
         self.epochs = epoch_rungs(epochs)
         self.runners: dict[int, _Runner] = {}
         self.fields: dict[str, _Field] = {}
+        self.chances: dict[tuple[int, int, int, int], float] = {}
 
     def epoch(self, trial: int, group: str, fold: int, epoch: int, step: int, value: float) -> Verdict:
         """Takes a report; only those at a rung of the first fold matter."""
@@ -236,7 +237,14 @@ class FoldRace:
         leader = self.fields[runner.group].leader
         if leader is None or len(leader.evidence) <= self._fold(runner):
             return rank == here.all[0] and len(here.all) > self.count
-        return p_worse(joined(runner.evidence), joined(leader.evidence)) >= self.level
+        return self._chance(runner, leader) >= self.level
+
+    def _chance(self, runner: _Runner, leader: _Runner) -> float:
+        """Returns `p_worse` of the two, computed once for what they have shown: whoever is free asks again."""
+        shown = runner.number, len(runner.evidence), leader.number, len(leader.evidence)
+        if shown not in self.chances:
+            self.chances[shown] = p_worse(joined(runner.evidence), joined(leader.evidence))
+        return self.chances[shown]
 
     def _fold(self, runner: _Runner) -> int:
         """Returns how many folds stand behind the rung that a trial is at."""

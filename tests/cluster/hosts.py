@@ -175,7 +175,7 @@ class Host:
 
     def _inside(self, command: Sequence[str], user: str) -> list[str]:
         as_user = ["runuser", "-u", user, "--"] if user else []
-        return ["nsenter", "-t", str(self.first), "-m", "-u", "-n", "-p", f"--wd={SCRATCH}", *as_user, *command]
+        return ["nsenter", "-t", str(self.first), "-m", "-u", "-n", "-p", f"--wdns={SCRATCH}", *as_user, *command]
 
     def unplug(self) -> None:
         """Cuts the host off the others."""

@@ -171,7 +171,7 @@ def test_work_completes_and_nothing_is_lost_or_doubled(disturb, cluster, undistu
     ledger = Ledger(cluster.shared / name / "ledger")
     job = cluster.begin("sweep", f"{name}.yaml", *places)
     wait_until(lambda: job.poll() is not None or trials_under_way(ledger, name) == 2, 200, "both workers train")
-    assert job.poll() is None
+    assert job.poll() is None, (cluster.laptop.scratch / "jobs.log").read_text()
     disturb(cluster)
     if disturb is lose_the_head:
         cluster.await_workers(2)
@@ -180,7 +180,7 @@ def test_work_completes_and_nothing_is_lost_or_doubled(disturb, cluster, undistu
         assert job.wait(timeout=400) == 0
         cluster.workers[1].restart()
         cluster.start_worker(cluster.workers[1])
-    assert job.wait(timeout=400) == 0 or disturb is lose_the_head
+    assert job.wait(timeout=400) == 0 or disturb is lose_the_head, (cluster.laptop.scratch / "jobs.log").read_text()
     check_events(ledger.study(name).events())
     assert outcome(read_study(ledger, name)) == undisturbed
     points = cluster.head.run("python", "-c", CHECK, f"/mnt/{name}", name)
