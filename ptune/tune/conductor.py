@@ -19,6 +19,7 @@ from ptune.steer import AddTrial, LimitGpus, Request, Requests, StopStudy
 from ptune.tune.account import Account
 from ptune.tune.evidence import Evidence
 from ptune.tune.listed import Listed
+from ptune.tune.places import Places
 from ptune.tune.race import make_race, rungs_of
 from ptune.tune.rules import GO, Verdict
 from ptune.tune.searcher import Proposal, Proposals
@@ -62,8 +63,7 @@ class Conductor:
         on_event: called after every event.
         clock: seconds, for the budget of hours.
         requests: what people ask of the study while it runs.
-        actors: how many there may be where the study has no limit of GPUs; default any number.
-        gpus_each: what an actor takes of a limit.
+        places: of actors, each of which is taken by a task and left by who runs it.
     """
 
     facts: StudyFacts
@@ -78,8 +78,7 @@ class Conductor:
     leaving: bool = False
     problem: str = ""
     requests: Requests | None = None
-    actors: int | None = None
-    gpus_each: float = 0.0
+    places: Places = field(default_factory=Places)
 
     def __post_init__(self) -> None:
         config = self.facts.config
@@ -111,7 +110,7 @@ class Conductor:
         self.interrupted = [number for number in sorted(self.running) if number not in self.waiting]
         self.cut_short: set[int] = set()
         self.heeded = -math.inf
-        self.at_work = 0
+        self.places.max_gpus = self.facts.max_gpus
         self.rungs = rungs_of(config, self.epochs)
 
     @property
@@ -119,38 +118,23 @@ class Conductor:
         """Steps of one trial that nothing stops."""
         return self.epochs * len(self.order)
 
-    @property
-    def most_actors(self) -> float:
-        """How many actors may be at work at once: at least one."""
-        if self.facts.max_gpus is None or not self.gpus_each:
-            return math.inf if self.actors is None else self.actors
-        return max(1, int(self.facts.max_gpus / self.gpus_each + 1e-9))
-
-    @property
-    def full(self) -> bool:
-        """Whether a task has to wait until an actor has left."""
-        return self.at_work >= self.most_actors
-
     def next_task(self) -> Task | None:
         """Returns what a free actor is to do; None when there is nothing, perhaps until something else has ended.
 
         First what an earlier launch left unfinished, then a trial that has shown to be among the best, then a new one,
-        then finalists, then a fold of a trial that runs elsewhere. Who takes a task tells when its actor has `left`.
+        then finalists, then a fold of a trial that runs elsewhere.
         """
         self._heed()
-        if self.full:
+        if self.places.full:
             return None
         task = self._next_task()
         if task is None and not self.active:
             # The launch is about to end: who asked a moment ago is heard.
             self._heed(at_once=True)
             task = self._next_task()
-        self.at_work += task is not None
+        if task is not None:
+            self.places.take()
         return task
-
-    def left(self) -> None:
-        """Takes that the actor of a task is free or gone."""
-        self.at_work -= 1
 
     def _next_task(self) -> Task | None:
         if self.leaving:
@@ -192,7 +176,7 @@ class Conductor:
         self._obey(trial, verdict)
         self._heed()
         goes_on = verdict.action == "go" and trial.state == "running" and not self.leaving
-        if goes_on and self.at_work > self.most_actors and self._may_pause(result):
+        if goes_on and self.places.overfull and self._may_pause(result):
             self.interrupted.append(number)
             return False
         return goes_on
@@ -255,7 +239,7 @@ class Conductor:
             self.leaving = True
         elif isinstance(request, LimitGpus):
             self.log.append("limited", max_gpus=request.max_gpus, request=request.id)
-            self.facts.max_gpus = request.max_gpus
+            self.facts.max_gpus = self.places.max_gpus = request.max_gpus
         elif isinstance(request, AddTrial):
             with suppress(BadInput):
                 proposal = self.proposals.add(request.params)

@@ -30,7 +30,7 @@ def run_trials(conductor: Conductor, plan: Plan) -> bool:
     """
     searcher = _RaySearcher(conductor)
     each = _resources(plan.config.resources, conductor.facts.max_gpus)
-    conductor.actors, conductor.gpus_each = _slots(each), each.get("gpu", 0.0)
+    conductor.places.there, conductor.places.gpus_each = _slots(each), each.get("gpu", 0.0)
     storage = plan.home.ray / f"{plan.config.study}-{uuid.uuid4().hex[:8]}"
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     tuner = tune.Tuner(
@@ -109,13 +109,13 @@ class _RaySearcher(Searcher):  # type: ignore[misc]
         """Returns the next trial's configuration; None while something that runs may lead to more."""
         task = self.conductor.next_task()
         if task is None:
-            self.finished = self.conductor.leaving or not (self.conductor.active or self.conductor.full)
+            self.finished = self.conductor.leaving or not (self.conductor.active or self.conductor.places.full)
             return str(Searcher.FINISHED) if self.finished else None
         return {"number": task.number, "params": task.params} | ({} if task.fold is None else {"fold": task.fold})
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tells the conductor that an actor has left; how its trial ended, the scheduler has told."""
-        self.conductor.left()
+        self.conductor.places.leave()
 
     def save(self, checkpoint_path: str) -> None:
         """Does nothing: the ledger is the state."""

@@ -11,6 +11,7 @@ from ptune.errors import ConfigError as Refused
 from ptune.ledger import Ledger
 from ptune.replay import read_study
 from ptune.steer import LimitGpus, Requests, StopStudy
+from ptune.tune.places import Places
 from ptune.tune.steering import gpus_to_use
 from tests.tune.chaos import STUDY, Arena
 from tests.tune.test_cluster import ThreeNodes
@@ -37,7 +38,7 @@ cluster.shutdown()
 def limited(root, max_gpus, gpus_each=1.0, **changes):
     config = study(**LISTED | changes, resources={"max_gpus": max_gpus})
     requests = Requests(Ledger(root), "hand")
-    return opened(config, root, requests=requests, clock=Ticking(), actors=8, gpus_each=gpus_each), requests
+    return opened(config, root, requests=requests, clock=Ticking(), places=Places(8, gpus_each)), requests
 
 
 def taken(conductor):
@@ -52,7 +53,7 @@ def test_as_many_actors_as_the_limit_allows_wherever_the_gpus_are(tmp_path, most
     conductor, _ = limited(tmp_path, most, each)
     trials = [task for task in taken(conductor) if task.fold is None]
     assert len(trials) == actors
-    assert conductor.at_work == min(conductor.most_actors, 8)
+    assert conductor.places.taken == min(conductor.places.most, 8)
 
 
 def test_a_limit_that_rises_lets_more_trials_start(tmp_path):
@@ -60,7 +61,7 @@ def test_a_limit_that_rises_lets_more_trials_start(tmp_path):
     assert len(taken(conductor)) == 1
     requests.ask(LimitGpus(3))
     assert len(taken(conductor)) == 2
-    assert conductor.full
+    assert conductor.places.full
 
 
 def test_a_limit_that_sinks_pauses_trials_at_the_end_of_a_fold_and_they_go_on_first(tmp_path):
@@ -71,7 +72,7 @@ def test_a_limit_that_sinks_pauses_trials_at_the_end_of_a_fold_and_they_go_on_fi
         assert conductor.reported(one.number, epoch(step, 0.5))
         assert conductor.reported(other.number, epoch(step, 0.5))
     assert not conductor.reported(one.number, fitted(one.number, 0))
-    conductor.left()
+    conductor.places.leave()
     assert conductor.next_task() is None
     # There is room for one again: the other goes on.
     assert conductor.reported(other.number, fitted(other.number, 0))
@@ -81,7 +82,7 @@ def test_a_limit_that_sinks_pauses_trials_at_the_end_of_a_fold_and_they_go_on_fi
             assert conductor.reported(other.number, epoch(step, 0.5))
         conductor.reported(other.number, fitted(other.number, fold))
     conductor.ended(other.number, finished(0.5))
-    conductor.left()
+    conductor.places.leave()
     assert conductor.next_task().number == one.number
 
 
@@ -95,8 +96,8 @@ def test_under_the_race_trials_pause_where_nothing_has_to_be_repeated(tmp_path):
             step += 1
             assert step <= EPOCHS
         assert step in conductor.rungs
-        conductor.left()
-    assert conductor.at_work == 0
+        conductor.places.leave()
+    assert conductor.places.taken == 0
 
 
 def test_a_study_keeps_its_last_limit_until_its_file_says_another(tmp_path):
@@ -115,9 +116,9 @@ def test_a_study_keeps_its_last_limit_until_its_file_says_another(tmp_path):
 
 
 def test_a_study_without_a_limit_takes_what_is_there(tmp_path):
-    conductor = opened(study(**LISTED), tmp_path, actors=2, gpus_each=1.0)
-    assert len(taken(conductor)) == conductor.most_actors == 2
-    assert opened(study(**LISTED), tmp_path / "other").most_actors == math.inf
+    conductor = opened(study(**LISTED), tmp_path, places=Places(2, 1.0))
+    assert len(taken(conductor)) == conductor.places.most == 2
+    assert opened(study(**LISTED), tmp_path / "other").places.most == math.inf
 
 
 @pytest.mark.parametrize(
