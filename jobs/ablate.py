@@ -1,4 +1,7 @@
-"""Ray Job: run or resume an ablation. The same as `ptune ablate` with the arguments given."""
+"""Ray Job: run or resume an ablation. The same as `ptune ablate` with the arguments given.
+
+For `ray job submit ... -- python jobs/ablate.py ...`; `ptune submit ablate ...` runs the same and needs no such file.
+"""
 
 import sys
 

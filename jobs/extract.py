@@ -1,4 +1,7 @@
-"""Ray Job: features of a manifest's videos. The same as `ptune extract` with the arguments given."""
+"""Ray Job: features of a manifest's videos. The same as `ptune extract` with the arguments given.
+
+For `ray job submit ... -- python jobs/extract.py ...`; `ptune submit extract ...` runs the same and needs no such file.
+"""
 
 import sys
 

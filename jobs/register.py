@@ -1,4 +1,7 @@
-"""Ray Job: refit and register a study's best fused streams. The same as `ptune register` with the arguments given."""
+"""Ray Job: refit and register a study's best fused streams. The same as `ptune register` with the arguments given.
+
+For `ray job submit ... -- python jobs/register.py ...`; `ptune submit register ...` needs no such file.
+"""
 
 import sys
 

@@ -1,4 +1,7 @@
-"""Ray Job: run, resume or extend a study. The same as `ptune sweep` with the arguments given."""
+"""Ray Job: run, resume or extend a study. The same as `ptune sweep` with the arguments given.
+
+For `ray job submit ... -- python jobs/sweep.py ...`; `ptune submit sweep ...` runs the same and needs no such file.
+"""
 
 import sys
 

@@ -31,6 +31,7 @@ from ptune.track.predict import predict_videos, wanted_videos
 from ptune.track.promotion import promote
 from ptune.track.publish import StudyOutcome, register_study, run_study
 from ptune.track.registry import Registry
+from ptune.track.team import in_team
 
 SUBJECTS, HELD_OUT_SUBJECTS, CLIPS = 30, 24, 3
 FPS, SECONDS, FRAME = 12.5, (2.6, 3.4), (160, 120)
@@ -142,7 +143,7 @@ def _rendered(folder: Path, subjects: int, first: int, seed: int) -> Path:
 
 
 def _promoted(home: Home, name: str) -> tuple[str, str]:
-    registry = Registry(home)
+    registry, name = Registry(home), in_team(name)
     candidate = registry.version(name, "candidate").version
     champion = registry.champion(name)
     if champion is not None and champion.version == candidate:
@@ -153,7 +154,7 @@ def _promoted(home: Home, name: str) -> tuple[str, str]:
 
 def _score_held_out(home: Home, config: StudyConfig, held_out: Manifest) -> pd.DataFrame:
     """Scores stored features with the champion's own streams, so that flow is not computed twice."""
-    bundle: Bundle = Registry(home).bundle(config.study)
+    bundle: Bundle = Registry(home).bundle(in_team(config.study))
     store = open_store(home.features, config.extraction)
     rows = []
     with progress("score", len(held_out.videos)) as bar:

@@ -80,6 +80,7 @@ class StudyFacts:
         decided: later decisions (baselines, registration) in order.
         configs: configuration of each revision.
         ended: numbers of trials that have ended, in that order.
+        max_gpus: so many GPUs at once at most: as its file says, or as was asked since.
     """
 
     config: StudyConfig
@@ -90,6 +91,7 @@ class StudyFacts:
     decided: list[dict[str, Any]] = field(default_factory=list)
     configs: dict[int, StudyConfig] = field(default_factory=dict)
     ended: list[int] = field(default_factory=list)
+    max_gpus: int | None = None
 
     def stream(self, trial: TrialFacts) -> StreamConfig:
         """Returns the stream that a trial trained."""
@@ -121,7 +123,10 @@ def after(facts: StudyFacts | None, event: dict[str, Any]) -> StudyFacts | None:
         trials, decided, ended = (facts.trials, facts.decided, facts.ended) if facts else ({}, [], [])
         revision = event.get("revision", 1)
         configs = {**(facts.configs if facts else {}), revision: config}
-        return StudyFacts(config, event["cohort"], event["folds"], revision, trials, decided, configs, ended)
+        limit = config.resources.max_gpus
+        if facts and facts.config.resources.max_gpus == limit:
+            limit = facts.max_gpus
+        return StudyFacts(config, event["cohort"], event["folds"], revision, trials, decided, configs, ended, limit)
     if facts is not None:
         _apply(facts, event["kind"], event)
     return facts
@@ -154,6 +159,9 @@ class Follower:
 def _apply(facts: StudyFacts, kind: str, event: dict[str, Any]) -> None:
     if kind == "decided":
         facts.decided.append(event)
+        return
+    if kind == "limited":
+        facts.max_gpus = event["max_gpus"]
         return
     number = int(event["trial"])
     if kind == "proposed":

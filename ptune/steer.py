@@ -44,11 +44,20 @@ class StopStudy:
     id: str = field(default_factory=_new_id)
 
 
-Request = AddTrial | StopTrial | StopStudy
-_KINDS: dict[str, type[AddTrial | StopTrial | StopStudy]] = {
+@dataclass(frozen=True)
+class LimitGpus:
+    """Use so many GPUs at once at most, from the next tasks on."""
+
+    max_gpus: int
+    id: str = field(default_factory=_new_id)
+
+
+Request = AddTrial | StopTrial | StopStudy | LimitGpus
+_KINDS: dict[str, type[AddTrial | StopTrial | StopStudy | LimitGpus]] = {
     "add_trial": AddTrial,
     "stop_trial": StopTrial,
     "stop_study": StopStudy,
+    "limit_gpus": LimitGpus,
 }
 
 

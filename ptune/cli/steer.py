@@ -1,4 +1,4 @@
-"""Commands that steer a running study: stop, trial add, trial stop."""
+"""Commands that steer a running study: stop, limit, trial add, trial stop."""
 
 from __future__ import annotations
 
@@ -68,6 +68,21 @@ def stop(
     )
 
 
+@click.command(epilog=example("ptune limit hand --max-gpus 4"))
+@click.argument("study")
+@click.option("--max-gpus", type=click.IntRange(1), required=True, help="At once, at most.")
+@as_json
+@with_home
+def limit(home: Home, study: str, max_gpus: int, as_json: bool) -> int:
+    """Let STUDY use so many GPUs from its next tasks on; what has too many pauses at its next rung or fold."""
+    from ptune.results.status import require_study
+    from ptune.tune.steering import gpus_to_use
+
+    asked = gpus_to_use(require_study(home, study), max_gpus)
+    _ask(home, study, asked, f"At most {max_gpus} GPUs from the next tasks on", as_json)
+    return 0
+
+
 def _stop_sweep(home: Home, study: str, as_json: bool) -> int:
     from ptune.errors import BadInput
     from ptune.results.status import require_study
@@ -107,4 +122,4 @@ def _ask(home: Home, study: str, request: Request, promise: str, as_json: bool, 
     return True
 
 
-COMMANDS = (stop, trial)
+COMMANDS = (stop, limit, trial)

@@ -43,14 +43,27 @@ class Resources(Strict):
     """What an actor that trains one fit at a time gets: a fraction of a GPU shares it, 0 trains on the CPU.
 
     Args:
-        gpu: default 1 where Ray has GPUs, else 0.
+        gpu: default 1 where Ray has GPUs or is to get some, else 0.
         cpu: cores.
+        max_gpus: so many GPUs are used at once at most, and asked for even where there are fewer now: a cluster that
+            grows does. Default: those that are there.
+        accelerator: kind of GPU as Ray calls it, such as A100; trials run nowhere else.
         checkpoint_seconds: what the loss of a node costs at most; less for nodes that come and go.
     """
 
     gpu: float | None = Field(None, ge=0)
     cpu: float = Field(1.0, gt=0)
+    max_gpus: int | None = Field(None, ge=1)
+    accelerator: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")
     checkpoint_seconds: float = Field(20.0, gt=0)
+
+    @model_validator(mode="after")
+    def _limit_has_room(self) -> Self:
+        if self.gpu == 0 and (self.max_gpus or self.accelerator):
+            raise ValueError("gpu is 0, so that max_gpus and accelerator say nothing; leave them out")
+        if self.gpu and self.max_gpus and self.gpu > self.max_gpus:
+            raise ValueError(f"one trial takes {self.gpu:g} GPUs, more than max_gpus")
+        return self
 
 
 class Finalists(Strict):

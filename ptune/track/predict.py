@@ -27,6 +27,7 @@ from ptune.results.plots import png
 from ptune.track.answers import Scored, answer, refusal, score_video
 from ptune.track.bundle import Bundle, ProtocolName
 from ptune.track.registry import Registry, mlflow_at
+from ptune.track.team import in_team
 
 TABLES = (".csv", ".parquet", ".pq")
 Row = dict[str, Any]
@@ -117,6 +118,7 @@ def predict_videos(
         BadInput: a device that is not there.
         RegistryError: no such model, or its files are damaged.
     """
+    name = in_team(name)
     version = Registry(home).version(name, alias).version
     if pictures is not None:
         pictures.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from ptune.results.stats import Difference, paired_bootstrap, why_not_comparable
 from ptune.track.evidence import Recorded
 from ptune.track.history import CANDIDATE, CHAMPION
 from ptune.track.registry import Registry
+from ptune.track.team import in_team
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +79,7 @@ def promote(home: Home, name: str, margin: float = MARGIN, override: str | None 
         raise BadInput("--margin", f"is {margin:g}", "0 or more, and less than 1", "The default is 0.05.")
     if override is not None and not override.strip():
         raise BadInput("--override", "has no reason", "why the evidence may be passed over", "Say it in a sentence.")
-    registry = Registry(home)
+    registry, name = Registry(home), in_team(name)
     registry.version(name, CANDIDATE)
     history = registry.history(name)
     with history.changing() as completed:
@@ -117,7 +118,7 @@ def rollback(home: Home, name: str) -> int:
         RegistryError: there is none before, or its files are not what was registered.
         StudyBusy: another process keeps changing the model.
     """
-    registry = Registry(home)
+    registry, name = Registry(home), in_team(name)
     registry.version(name, CHAMPION)
     history = registry.history(name)
     with history.changing() as completed:

@@ -25,6 +25,7 @@ from ptune.track.optuna_study import importances
 from ptune.track.project import Projector
 from ptune.track.registry import MODEL_NAME, Registry
 from ptune.track.seen import Seen
+from ptune.track.team import in_team
 from ptune.track.writer import projection
 from ptune.tune.conductor import Tally
 from ptune.tune.study import SweepReport, refit, run_fits, sweep
@@ -156,7 +157,7 @@ def register_study(
         StudyBusy: it is being run, so that the registration could not be recorded.
     """
     require_study(home, name)
-    model = name if model is None else model
+    model = in_team(name if model is None else model)
     if not re.fullmatch(MODEL_NAME, model):
         allowed = "at most 64 letters, digits, dots, dashes and underscores, a letter or digit first"
         raise BadInput("--model", f"is {model!r}", allowed, "Choose another.")

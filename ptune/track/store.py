@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ptune.cluster import stay_quiet
 from ptune.home import Home
+from ptune.track.team import in_team
 
 stay_quiet()
 # A retry inside MLflow sends a request again that the server may have committed: a second run of one trial.
@@ -98,11 +99,12 @@ class RunStore:
         self.known = self._search()
 
     def _experiment(self) -> str:
-        found = self.client.get_experiment_by_name(self.study)
+        name = in_team(self.study)
+        found = self.client.get_experiment_by_name(name)
         if found is None:
             embedded = self.home.tracking_uri == f"sqlite:///{self.home.root / 'mlflow.db'}"
             location = (self.home.artifacts / self.study).as_uri() if embedded else None
-            return str(self.client.create_experiment(self.study, artifact_location=location))
+            return str(self.client.create_experiment(name, artifact_location=location))
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)

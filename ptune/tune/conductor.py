@@ -15,11 +15,12 @@ from typing import Any
 from ptune.errors import BadInput, FitFailed
 from ptune.ledger import StudyLog
 from ptune.replay import Report, StudyFacts, TrialFacts
-from ptune.steer import AddTrial, Request, Requests, StopStudy
+from ptune.steer import AddTrial, LimitGpus, Request, Requests, StopStudy
 from ptune.tune.account import Account
 from ptune.tune.evidence import Evidence
 from ptune.tune.listed import Listed
-from ptune.tune.race import make_race
+from ptune.tune.places import Places
+from ptune.tune.race import make_race, rungs_of
 from ptune.tune.rules import GO, Verdict
 from ptune.tune.searcher import Proposal, Proposals
 
@@ -62,6 +63,7 @@ class Conductor:
         on_event: called after every event.
         clock: seconds, for the budget of hours.
         requests: what people ask of the study while it runs.
+        places: of actors, each of which is taken by a task and left by who runs it.
     """
 
     facts: StudyFacts
@@ -76,6 +78,7 @@ class Conductor:
     leaving: bool = False
     problem: str = ""
     requests: Requests | None = None
+    places: Places = field(default_factory=Places)
 
     def __post_init__(self) -> None:
         config = self.facts.config
@@ -107,6 +110,8 @@ class Conductor:
         self.interrupted = [number for number in sorted(self.running) if number not in self.waiting]
         self.cut_short: set[int] = set()
         self.heeded = -math.inf
+        self.places.max_gpus = self.facts.max_gpus
+        self.rungs = rungs_of(config, self.epochs)
 
     @property
     def steps(self) -> int:
@@ -120,11 +125,15 @@ class Conductor:
         then finalists, then a fold of a trial that runs elsewhere.
         """
         self._heed()
+        if self.places.full:
+            return None
         task = self._next_task()
         if task is None and not self.active:
             # The launch is about to end: who asked a moment ago is heard.
             self._heed(at_once=True)
             task = self._next_task()
+        if task is not None:
+            self.places.take()
         return task
 
     def _next_task(self) -> Task | None:
@@ -166,7 +175,11 @@ class Conductor:
         verdict = self._fitted(trial, result) if result["kind"] == "fitted" else self._epoch(trial, result)
         self._obey(trial, verdict)
         self._heed()
-        return verdict.action == "go" and trial.state == "running" and not self.leaving
+        goes_on = verdict.action == "go" and trial.state == "running" and not self.leaving
+        if goes_on and self.places.overfull and self._may_pause(result):
+            self.interrupted.append(number)
+            return False
+        return goes_on
 
     def reported_ahead(self, number: int, result: dict[str, Any]) -> bool:
         """Records what a fold that runs ahead has cost and returns whether it goes on."""
@@ -224,6 +237,9 @@ class Conductor:
         self.answered.add(request.id)
         if isinstance(request, StopStudy):
             self.leaving = True
+        elif isinstance(request, LimitGpus):
+            self.log.append("limited", max_gpus=request.max_gpus, request=request.id)
+            self.facts.max_gpus = self.places.max_gpus = request.max_gpus
         elif isinstance(request, AddTrial):
             with suppress(BadInput):
                 proposal = self.proposals.add(request.params)
@@ -236,6 +252,12 @@ class Conductor:
                 self.interrupted.remove(trial.number)
             elif not waiting:
                 self.cut_short.add(trial.number)
+
+    def _may_pause(self, result: dict[str, Any]) -> bool:
+        """Returns whether a trial that pauses after this result repeats nothing when it goes on."""
+        if result["kind"] == "fitted":
+            return bool(result["fold"] != self.order[-1])
+        return result["fold"] == self.order[0] and result["epoch"] in self.rungs
 
     def _proposed(self, proposal: Proposal, **content: Any) -> None:
         self.log.append("proposed", trial=proposal.number, group=proposal.group, params=proposal.params, **content)

@@ -12,11 +12,15 @@ from ray.exceptions import OutOfMemoryError, RayTaskError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from ptune.config import StudyConfig, signature_of
+from ptune.config import signature_of
+from ptune.config.study import Resources
 from ptune.errors import PtuneError
 from ptune.tune.conductor import Conductor
 from ptune.tune.plan import Plan
 from ptune.tune.trainable import INFEASIBLE, TrialRunner, payload
+
+#: The conductor says how many actors there are; Ray Tune asks it again whenever there are fewer than this.
+MOST_ACTORS = 10_000
 
 
 def run_trials(conductor: Conductor, plan: Plan) -> bool:
@@ -25,7 +29,8 @@ def run_trials(conductor: Conductor, plan: Plan) -> bool:
     Ray Tune's own folder is scratch: the ledger is what a study resumes from.
     """
     searcher = _RaySearcher(conductor)
-    each = _resources(plan.config)
+    each = _resources(plan.config.resources, conductor.facts.max_gpus)
+    conductor.places.there, conductor.places.gpus_each = _slots(each), each.get("gpu", 0.0)
     storage = plan.home.ray / f"{plan.config.study}-{uuid.uuid4().hex[:8]}"
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     tuner = tune.Tuner(
@@ -34,7 +39,7 @@ def run_trials(conductor: Conductor, plan: Plan) -> bool:
             search_alg=searcher,
             scheduler=_RayScheduler(conductor),
             num_samples=-1,
-            max_concurrent_trials=_slots(each),
+            max_concurrent_trials=MOST_ACTORS,
             reuse_actors=True,
             trial_name_creator=_trial_name,
             trial_dirname_creator=_trial_name,
@@ -53,21 +58,23 @@ def run_trials(conductor: Conductor, plan: Plan) -> bool:
     return searcher.finished and not conductor.leaving
 
 
-def _resources(config: StudyConfig) -> dict[str, float]:
+def _resources(asked: Resources, max_gpus: int | None) -> dict[str, float]:
     import ray
 
-    gpu = config.resources.gpu
+    gpu = asked.gpu
     if gpu is None:
-        gpu = 1.0 if ray.cluster_resources().get("GPU", 0) else 0.0
-    return {"cpu": config.resources.cpu} | ({"gpu": gpu} if gpu else {})
+        gpu = 1.0 if max_gpus or asked.accelerator or ray.cluster_resources().get("GPU", 0) else 0.0
+    kind = {f"accelerator_type:{asked.accelerator}": 0.001} if asked.accelerator else {}
+    return {"cpu": asked.cpu} | ({"gpu": gpu} if gpu else {}) | kind
 
 
 def _slots(each: dict[str, float]) -> int:
-    """Returns how many actors the cluster holds now."""
+    """Returns how many actors the cluster's nodes hold now, at least one."""
     import ray
 
-    there = ray.cluster_resources()
-    return max(1, min(int(there.get(name.upper(), 0) / share + 1e-9) for name, share in each.items()))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    shares = {{"cpu": "CPU", "gpu": "GPU"}.get(name, name): share for name, share in each.items()}
+    return max(1, sum(min(int(node.get(name, 0) / shares[name] + 1e-9) for name in shares) for node in nodes))
 
 
 def _error_of(trial: Any) -> Exception | None:
@@ -102,12 +109,13 @@ class _RaySearcher(Searcher):  # type: ignore[misc]
         """Returns the next trial's configuration; None while something that runs may lead to more."""
         task = self.conductor.next_task()
         if task is None:
-            self.finished = self.conductor.leaving or not self.conductor.active
+            self.finished = self.conductor.leaving or not (self.conductor.active or self.conductor.places.full)
             return str(Searcher.FINISHED) if self.finished else None
         return {"number": task.number, "params": task.params} | ({} if task.fold is None else {"fold": task.fold})
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Does nothing: the scheduler has told the conductor."""
+        """Tells the conductor that an actor has left; how its trial ended, the scheduler has told."""
+        self.conductor.places.leave()
 
     def save(self, checkpoint_path: str) -> None:
         """Does nothing: the ledger is the state."""

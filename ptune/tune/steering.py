@@ -9,7 +9,7 @@ from ptune.config import nearest
 from ptune.config.study import Dimension, Value
 from ptune.errors import BadInput
 from ptune.replay import StudyFacts
-from ptune.steer import AddTrial, StopTrial
+from ptune.steer import AddTrial, LimitGpus, StopTrial
 
 
 def trial_to_add(facts: StudyFacts, settings: Sequence[str]) -> AddTrial:
@@ -66,6 +66,19 @@ def trial_to_stop(facts: StudyFacts, number: int) -> StopTrial:
         expected = f"one that runs or waits: {', '.join(running)}" if running else "one that runs or waits; none does"
         raise BadInput(f"trial {number} of study {facts.config.study!r}", found, expected)
     return StopTrial(number)
+
+
+def gpus_to_use(facts: StudyFacts, most: int) -> LimitGpus:
+    """Returns the request to use so many GPUs at once at most.
+
+    Raises:
+        BadInput: the study uses none, or a trial needs more.
+    """
+    each = facts.config.resources.gpu
+    if each == 0 or (each or 0) > most:
+        found = "uses none" if each == 0 else f"needs {each:g} for one trial"
+        raise BadInput(f"GPUs of study {facts.config.study!r}", found, f"that {most} could be a limit")
+    return LimitGpus(most)
 
 
 def _read(dimension: Dimension, text: str) -> Value:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -55,7 +56,7 @@ class ThreeNodes:
                 parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             except (OSError, ValueError):
                 continue
-            if "ray::TrialRunner" in command and parent in self.raylets:
+            if re.match("ray::(TrialRunner|ResourceTrainable)", command) and parent in self.raylets:
                 found[self.raylets.index(parent)] = int(entry.name)
         return found
 
