@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from ptune.errors import PtuneError
 from ptune.home import Home
 from ptune.ledger import Ledger
+from ptune.ledger.store import store_at
 
 PACKAGES = ("torch", "ray", "mlflow", "optuna", "opencv-contrib-python", "av", "pyarrow")
 FREE_BYTES = 5 * 2**30
@@ -49,9 +50,19 @@ def _package(name: str) -> Finding:
 
 
 def _disk(home: Home) -> Finding:
+    if isinstance(home.features, str):
+        return _shared_features(home)
     free = shutil.disk_usage(home.features).free
     text = f"{free / 2**30:.0f} GiB free for features (0.61 MB a frame at 340x256)"
     return Finding("disk", free > FREE_BYTES, text, "Free some space, or put features elsewhere with --features.")
+
+
+def _shared_features(home: Home) -> Finding:
+    try:
+        store_at(home.features).now()
+    except PtuneError as error:
+        return Finding("features", False, f"in an object store, {error.found}", "Check bucket, region and credentials.")
+    return Finding("features", True, "in an object store, writable")
 
 
 def _ledger(home: Home) -> Finding:

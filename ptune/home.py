@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from ptune.errors import HomeError
 
@@ -25,12 +26,12 @@ class Home:
 
     Args:
         root: absolute path; on a cluster, a path that every node shares.
-        features: the feature store; may lie on another, faster disk.
+        features: where the feature store lies: a path, or the URI of an object store.
         ledger_at: where the ledger lies when not in the home: a path, or the URI of an object store.
     """
 
     root: Path
-    features: Path
+    features: Path | str
     ledger_at: str = ""
 
     @classmethod
@@ -43,7 +44,7 @@ class Home:
         """Returns the home at `root` (else `PTUNE_HOME`, else ./ptune-home), made private and shown to be writable.
 
         Args:
-            features: another place for the feature store.
+            features: another place for the feature store: a path, file://, s3:// or gs://.
             ledger: another place for the ledger, else `PTUNE_LEDGER`: a path, file://, s3:// or gs://.
 
         Raises:
@@ -53,10 +54,9 @@ class Home:
         place = str(ledger or os.environ.get("PTUNE_LEDGER") or "")
         if place and "://" not in place:
             place = str(Path(place).expanduser().absolute())
-        home = cls(path, Path(features).expanduser().absolute() if features else path / "features", place)
-        folders = [home.features, home.artifacts, home.ray, home.weights]
-        if isinstance(home.ledger, Path):
-            folders.append(home.ledger)
+        home = cls(path, _folder_or_uri(features) if features else path / "features", place)
+        folders = [home.artifacts, home.ray, home.weights]
+        folders += [folder for folder in (home.features, home.ledger) if isinstance(folder, Path)]
         try:
             if not path.exists():
                 path.mkdir(mode=0o700, parents=True)
@@ -110,6 +110,13 @@ class Home:
     def tracking_uri(self) -> str:
         """MLFLOW_TRACKING_URI where it is set, else the embedded SQLite store."""
         return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+
+
+def _folder_or_uri(place: str | Path) -> Path | str:
+    scheme, separator, _ = str(place).partition("://")
+    if separator and scheme != "file":
+        return str(place)
+    return Path(unquote(urlsplit(str(place)).path) if separator else place).expanduser().absolute()
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:

@@ -5,10 +5,13 @@ Strict: an entry of a folder lasts once the folder was synced, the bytes of a fi
 
 from __future__ import annotations
 
+import builtins
+import io
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,24 +62,59 @@ def _build(folder: _Folder, target: Path, names_last: bool) -> None:
             (target / name).write_bytes(item.synced)
 
 
+class _Writer(io.BytesIO):
+    """A file that Python opened for writing, whose bytes reach the disk when it is closed."""
+
+    def __init__(self, path: Any) -> None:
+        super().__init__()
+        self.path = path
+
+    def close(self) -> None:
+        if not self.closed:
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT, 0o600)
+            os.write(descriptor, self.getvalue())
+            os.close(descriptor)
+        super().close()
+
+
+def _folder_of(top: _Folder, place: tuple[str, ...]) -> _Folder:
+    for name in place[:-1]:
+        top = top.entries[name]  # type: ignore[assignment]
+    return top
+
+
+def _at(top: _Folder, place: tuple[str, ...]) -> Any:
+    return _folder_of(top, place).entries[place[-1]] if place else top
+
+
+def _parts(root: Path, path: Any) -> tuple[str, ...] | None:
+    path = Path(os.fsdecode(path))
+    return path.relative_to(root).parts if path.is_relative_to(root) else None
+
+
+@contextmanager
+def _python_writes_through_os(root: Path) -> Iterator[None]:
+    real = builtins.open
+
+    def opened(path: Any, mode: str = "r", *rest: Any, **options: Any) -> Any:
+        below = not isinstance(path, int) and mode == "wb" and Path(path).is_relative_to(root)
+        return _Writer(path) if below else real(path, mode, *rest, **options)
+
+    builtins.open = opened
+    try:
+        yield
+    finally:
+        builtins.open = real
+
+
 @contextmanager
 def recording(root: Path) -> Iterator[Disk]:
     """Records all that happens to files below `root` in this process."""
     disk, descriptors = Disk(root), {}
-    names = ("open", "close", "write", "fsync", "replace", "link", "unlink", "mkdir", "rmdir")
+    names = ("open", "close", "write", "pwrite", "fsync", "replace", "rename", "link", "unlink", "mkdir", "rmdir")
     real = {name: getattr(os, name) for name in names}
 
-    def parts(path: Any) -> tuple[str, ...] | None:
-        path = Path(os.fsdecode(path))
-        return path.relative_to(root).parts if path.is_relative_to(root) else None
-
-    def folder_of(top: _Folder, place: tuple[str, ...]) -> _Folder:
-        for name in place[:-1]:
-            top = top.entries[name]  # type: ignore[assignment]
-        return top
-
-    def at(top: _Folder, place: tuple[str, ...]) -> Any:
-        return folder_of(top, place).entries[place[-1]] if place else top
+    parts = partial(_parts, root)
 
     def wrap(name: str, step: Callable[..., Callable[[_Folder], None] | None]) -> None:
         def wrapped(*arguments: Any, **options: Any) -> Any:
@@ -89,19 +127,16 @@ def recording(root: Path) -> Iterator[Disk]:
         setattr(os, name, wrapped)
 
     def opened(descriptor: int, path: Any, flags: int, *rest: Any) -> Any:
-        place = parts(path)
-        if place is None:
+        place = descriptors[descriptor] = parts(path)
+        if place is None or not flags & os.O_CREAT:
             return None
-        descriptors[descriptor] = place
-        return (
-            (lambda top: folder_of(top, place).entries.setdefault(place[-1], _File())) if flags & os.O_CREAT else None
-        )
+        return lambda top: _folder_of(top, place).entries.setdefault(place[-1], _File())
 
     def written(count: int, descriptor: int, content: Any) -> Any:
         place, added = descriptors.get(descriptor), bytes(content)[:count]
 
         def step(top: _Folder) -> None:
-            at(top, place).content += added
+            _at(top, place).content += added
 
         return step if place is not None else None
 
@@ -109,7 +144,7 @@ def recording(root: Path) -> Iterator[Disk]:
         place = descriptors.get(descriptor)
 
         def step(top: _Folder) -> None:
-            item = at(top, place)
+            item = _at(top, place)
             item.synced = item.content if isinstance(item, _File) else dict(item.entries)
 
         return step if place is not None else None
@@ -119,9 +154,9 @@ def recording(root: Path) -> Iterator[Disk]:
             here, there = parts(source), parts(target)
 
             def step(top: _Folder) -> None:
-                folder_of(top, there).entries[there[-1]] = at(top, here)
+                _folder_of(top, there).entries[there[-1]] = _at(top, here)
                 if move:
-                    del folder_of(top, here).entries[here[-1]]
+                    del _folder_of(top, here).entries[here[-1]]
 
             return step if here is not None else None
 
@@ -129,20 +164,30 @@ def recording(root: Path) -> Iterator[Disk]:
 
     def made(_: Any, path: Any, *rest: Any) -> Any:
         place = parts(path)
-        return (lambda top: folder_of(top, place).entries.setdefault(place[-1], _Folder())) if place else None
+        return (lambda top: _folder_of(top, place).entries.setdefault(place[-1], _Folder())) if place else None
 
     def removed(_: Any, path: Any, *rest: Any) -> Any:
         place = parts(path)
-        return (lambda top: folder_of(top, place).entries.pop(place[-1])) if place else None
+        return (lambda top: _folder_of(top, place).entries.pop(place[-1])) if place else None
 
     def closed(_: Any, descriptor: int) -> None:
         descriptors.pop(descriptor, None)
 
-    steps = (opened, closed, written, synced, named(True), named(False), removed, made, removed)
+    def placed(count: int, descriptor: int, content: Any, start: int) -> Any:
+        place, added = descriptors.get(descriptor), bytes(content)[:count]
+
+        def step(top: _Folder) -> None:
+            item = _at(top, place)
+            item.content = item.content[:start].ljust(start, b"\0") + added + item.content[start + count :]
+
+        return step if place is not None else None
+
+    steps = (opened, closed, written, placed, synced, named(True), named(True), named(False), removed, made, removed)
     try:
         for name, step in zip(names, steps, strict=True):
             wrap(name, step)
-        yield disk
+        with _python_writes_through_os(root):
+            yield disk
     finally:
         for name, original in real.items():
             setattr(os, name, original)

@@ -11,9 +11,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ptune.errors import StorageError
+from ptune.extract.store import FeatureStore
 from ptune.ledger import Ledger
 from ptune.ledger.objects import ObjectStore
 from ptune.upkeep.check import check
@@ -115,6 +117,49 @@ def test_what_was_acknowledged_survives_a_loss_of_power_at_any_moment(tmp_path, 
         assert_before_or_after(root, acknowledged)
         assert_goes_on(root, with_features=False)
     assert acknowledged >= {"event 3", "fit"}
+
+
+@pytest.mark.parametrize("names_last", [False, True], ids=["nothing unsynced is kept", "names are kept, bytes are not"])
+def test_a_sealed_record_survives_a_loss_of_power_at_any_moment(tmp_path, names_last):
+    rgb = np.arange(4 * 6 * 8 * 3, dtype=np.uint8).reshape(4, 6, 8, 3)
+    flow = np.arange(3 * 6 * 8 * 2, dtype=np.int16).reshape(3, 6, 8, 2)
+    with recording(tmp_path / "disk") as disk:
+        (tmp_path / "disk").mkdir()
+        disk.steps.clear()
+        FeatureStore(tmp_path / "disk").write("v1", rgb, flow, 25.0)
+        disk.acknowledge("record")
+    assert len(disk.steps) > 20
+    for count in range(len(disk.steps) + 1):
+        acknowledged = disk.left_after(count, tmp_path / str(count), names_last)
+        store = FeatureStore(tmp_path / str(count))
+        assert store.has("v1") or not acknowledged
+        if store.has("v1"):
+            assert np.array_equal(store.video("v1").flow, flow)
+        builder = store.builder("v1")
+        if builder.decoded() is not None and not builder.missing() and not builder.sealed():
+            builder.seal(25.0, {})
+            assert np.array_equal(store.video("v1").rgb, rgb)
+        store.write("v1", rgb, flow, 25.0)
+        assert np.array_equal(store.video("v1").flow, flow)
+
+
+@pytest.mark.parametrize("names_last", [False, True], ids=["nothing unsynced is kept", "names are kept, bytes are not"])
+def test_what_the_log_of_a_model_acknowledged_survives_a_loss_of_power(tmp_path, names_last):
+    events = [{"kind": "registered", "version": number} for number in (1, 2, 3)]
+    with recording(tmp_path / "disk") as disk:
+        (tmp_path / "disk").mkdir()
+        disk.steps.clear()
+        log = Ledger(tmp_path / "disk").model("hand")
+        with log.lease():
+            for event in events:
+                log.append(**event)
+                disk.acknowledge(str(event["version"]))
+    for count in range(len(disk.steps) + 1):
+        acknowledged = disk.left_after(count, tmp_path / str(count), names_last)
+        found = Ledger(tmp_path / str(count)).model("hand").events()
+        assert found == events[: len(found)]
+        assert len(found) >= len(acknowledged)
+    assert len(acknowledged) == 3
 
 
 def test_a_disk_that_is_full_at_any_byte_is_said_clearly_and_goes_on_when_there_is_room(tmp_path, as_new, monkeypatch):

@@ -254,7 +254,8 @@ def test_a_ledger_that_a_newer_ptune_wrote_is_refused_whole(place):
         Ledger(place).find_fit(SPEC.signature())
 
 
-def test_an_object_store_that_refuses_or_is_away_is_said_in_words(bucket):
+def test_an_object_store_that_refuses_or_is_away_is_said_in_words(bucket, monkeypatch):
+    monkeypatch.setattr("ptune.ledger.objects.PAUSES", (0.01,))
     add(below(bucket))
     with pytest.raises(StorageError, match=r"answered NO_SUCH_BUCKET. Check bucket, region and credentials"):
         add(below(bucket.replace("s3://bucket", "s3://missing")))

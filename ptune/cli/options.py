@@ -23,14 +23,16 @@ def home_options(function: Command) -> Command:
     home = click.option(
         "--home", type=click.Path(path_type=Path), help="Where ptune keeps its files [default: ./ptune-home]."
     )
-    features = click.option("--features", type=click.Path(path_type=Path), help="Feature store on another disk.")
+    features = click.option(
+        "--features", help="Features elsewhere: a path on another disk, s3://bucket/prefix or gs://bucket/prefix."
+    )
     ledger = click.option(
         "--ledger", help="Fits and study events elsewhere: a path, s3://bucket/prefix or gs://bucket/prefix."
     )
     return home(features(ledger(function)))
 
 
-def open_home(home: Path | None, features: Path | None, ledger: str | None) -> Home:
+def open_home(home: Path | None, features: str | None, ledger: str | None) -> Home:
     """Returns the home that the options of `home_options` name, open."""
     from ptune.cluster import in_job, stay_quiet
     from ptune.errors import HomeError
@@ -48,7 +50,7 @@ def with_home(function: Command) -> Command:
 
     @home_options
     @wraps(function)
-    def wrapped(home: Path | None, features: Path | None, ledger: str | None, **values: Any) -> Any:
+    def wrapped(home: Path | None, features: str | None, ledger: str | None, **values: Any) -> Any:
         return function(open_home(home, features, ledger), **values)
 
     return wrapped

@@ -55,7 +55,7 @@ def stop_trial(home: Home, study: str, number: int, as_json: bool) -> int:
 @home_options
 @address
 def stop(
-    study: str, address: str | None, home: Path | None, features: Path | None, ledger: str | None, as_json: bool
+    study: str, address: str | None, home: Path | None, features: str | None, ledger: str | None, as_json: bool
 ) -> int:
     """End the sweep that runs STUDY after the present epochs; the same sweep command goes on.
 

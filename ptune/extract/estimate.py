@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,8 @@ class Estimate:
         seconds_per_pair: decoding and solving one pair of frames on one worker; None if no video could be read.
         workers: assumed.
         backend: measured.
-        bytes_needed, bytes_free: on the store's disk.
+        bytes_needed: by the store.
+        bytes_free: on its disk; None where it lies in an object store, which does not say.
     """
 
     videos: int
@@ -55,7 +57,7 @@ class Estimate:
     workers: int
     backend: str
     bytes_needed: int
-    bytes_free: int
+    bytes_free: int | None
 
     @property
     def hours(self) -> float | None:
@@ -66,8 +68,8 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        """Whether the disk has room."""
-        return self.bytes_needed <= self.bytes_free
+        """Whether the disk has room, as far as is known."""
+        return self.bytes_free is None or self.bytes_needed <= self.bytes_free
 
     def facts(self) -> dict[str, Any]:
         """Returns plain values."""
@@ -84,8 +86,12 @@ class Estimate:
                 f"{_duration(self.hours)} on {self.workers} workers, at {rate:.3g} pairs of frames/s each, "
                 f"measured with the {self.backend} backend"
             )
-        needed, free = (size / 1e9 for size in (self.bytes_needed, self.bytes_free))
-        lines.append(f"{needed:.3g} GB of disk needed, {free:.3g} GB free" + ("" if self.fits else ": TOO LITTLE"))
+        needed = f"{self.bytes_needed / 1e9:.3g} GB"
+        if self.bytes_free is None:
+            lines.append(f"{needed} of the object store needed")
+        else:
+            free = f"{self.bytes_free / 1e9:.3g} GB free"
+            lines.append(f"{needed} of disk needed, {free}" + ("" if self.fits else ": TOO LITTLE"))
         return "\n".join(lines)
 
 
@@ -120,7 +126,7 @@ def estimate(
         workers=workers or os.cpu_count() or 1,
         backend=backend,
         bytes_needed=frames * width * config.height * PIXEL_BYTES,
-        bytes_free=shutil.disk_usage(home.features).free,
+        bytes_free=shutil.disk_usage(home.features).free if isinstance(home.features, Path) else None,
     )
 
 

@@ -93,6 +93,7 @@ def extract(
     Raises:
         ConfigError: there is no such backend.
         FeatureError: records could not be written, or Ray lost videos; what was written stays.
+        StorageError: the object store refuses to be read or written.
     """
     start = time.monotonic()
     if backend is not None:
@@ -105,6 +106,7 @@ def extract(
     pending = [video for video in videos if not store.has(video.id) and video.id not in known]
     rows = _Rows(pending, {video.id: _expected_pairs(video) for video in pending})
     if pending:
+        store.require_writable()
         with progress("extract", sum(rows.left.values())) as bar:
             if reused:
                 bar.advance(0, f"{len(reused)} videos reused")
@@ -112,7 +114,9 @@ def extract(
                 solver = backend or _quickest()
                 if not backend_named(solver).needs_gpu:
                     backend_named(solver).warm_up()
-                for row in _run(_requests(pending, config, store, solver, allow_damaged), solver, workers):
+                for row in _run(
+                    _requests(pending, config, store, solver, allow_damaged), solver, workers, store.is_folder
+                ):
                     bar.advance(rows.add(row), row["reason"])
     reasons = {video_id: (entry["reason"], entry["detail"]) for video_id, entry in known.items()} | rows.quarantined()
     quarantined = {
@@ -140,7 +144,7 @@ def preview_videos(
     records = [video.id for video in videos if store.has(video.id)]
     pending = [video_id for video_id in records if not (folder / f"{video_id}.png").is_file()]
     if pending:
-        requests = [{"id": video_id, "store": str(store.path), "folder": str(folder)} for video_id in pending]
+        requests = [{"id": video_id, "store": store.place, "folder": str(folder)} for video_id in pending]
         with progress("preview", len(pending)) as bar, ray_session(home, workers):
             for row in each_on_workers(work.PreviewWorker, requests, workers):
                 if row["status"] != "done":
@@ -206,7 +210,7 @@ def _requests(
     """
     common = {
         "config": config.model_dump_json(by_alias=True),
-        "store": str(store.path),
+        "store": store.place,
         "backend": backend,
         "allow_damaged": allow_damaged,
     }
@@ -222,8 +226,12 @@ def _requests(
     ]
 
 
-def _run(requests: list[work.Row], backend: str, workers: int | None) -> Iterator[work.Row]:
-    """Yields a row per chunk as workers finish."""
+def _run(requests: list[work.Row], backend: str, workers: int | None, share_videos: bool) -> Iterator[work.Row]:
+    """Yields a row per chunk as workers finish, or per video.
+
+    Args:
+        share_videos: the chunks of a video go to different workers, which see the same folder.
+    """
     import ray
     import ray.data
 
@@ -244,11 +252,14 @@ def _run(requests: list[work.Row], backend: str, workers: int | None) -> Iterato
         decoding, decoding_share = -(-size // SOLVERS_PER_DECODER), DECODING_SHARE
         flow_share = {"num_gpus": 0, "num_cpus": 1 - DECODING_SHARE}
     pool = ray.data.ActorPoolStrategy
-    chunks = ray.data.from_items(requests, override_num_blocks=len(requests)).flat_map(
-        work.DecodeWorker, compute=pool(size=decoding), num_cpus=decoding_share
-    )
+    rows = ray.data.from_items(requests, override_num_blocks=len(requests))
+    if share_videos:
+        chunks = rows.flat_map(work.DecodeWorker, compute=pool(size=decoding), num_cpus=decoding_share)
+        made = chunks.map(work.FlowWorker, compute=pool(size=size), **flow_share)
+    else:
+        made = rows.map(work.RecordWorker, compute=pool(size=min(size, len(requests))), **flow_share)
     try:
-        yield from chunks.map(work.FlowWorker, compute=pool(size=size), **flow_share).iter_rows()
+        yield from made.iter_rows()
     except ray.exceptions.RayError as error:
         raise FeatureError(
             "extraction",

@@ -25,7 +25,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ptune.errors import FeatureError
-from ptune.home import sha256_file, sync_folder, write_atomic, write_json
+from ptune.home import sha256_file, sync_folder, write_atomic, write_json, write_new
 
 SCHEMA_VERSION = 2
 METADATA = "metadata.json"
@@ -312,7 +312,8 @@ def _append_frames(path: Path, frames: Iterable[npt.NDArray[np.uint8]]) -> tuple
 def _mark(path: Path, value: dict[str, Any]) -> None:
     """Writes a marker, whole; where its folder has moved into the store meanwhile, it must not come back."""
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
-    temporary.write_text(json.dumps(value, sort_keys=True, allow_nan=False), encoding="utf-8")
+    # Synced, so that after a loss of power no marker is there without its text.
+    write_new(temporary, json.dumps(value, sort_keys=True, allow_nan=False).encode(), sync=True)
     os.replace(temporary, path)
 
 

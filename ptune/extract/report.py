@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from ptune.cohort.manifest import Video
 from ptune.extract.quality import duplicates
 from ptune.extract.store import FeatureStore
-from ptune.home import write_json
 
 QUARANTINE = "quarantine.json"
 
@@ -107,16 +106,13 @@ def remember(store: FeatureStore, asked: set[str], quarantined: dict[str, Quaran
     after = {video_id: entry for video_id, entry in before.items() if video_id not in asked}
     after |= {video_id: {"reason": item.reason, "detail": item.detail} for video_id, item in quarantined.items()}
     if after != before:
-        write_json(store.path / QUARANTINE, after)
+        store.keep(QUARANTINE, (json.dumps(after, sort_keys=True, indent=1) + "\n").encode())
 
 
 def load_quarantine(store: FeatureStore) -> dict[str, dict[str, str]]:
     """Returns id to reason and detail of the videos that the last extraction could not use."""
-    path = store.path / QUARANTINE
-    if not path.is_file():
-        return {}
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(store.kept(QUARANTINE) or b"{}")
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -1,15 +1,16 @@
 """Frames and flow of a video become one memory-mappable record, and a record becomes arrays without copies.
 
-Knows nothing of videos, solvers or Ray. A record is a folder with `rgb.arrow`, `flow.arrow` (Arrow IPC, a row per
-frame) and `metadata.json`: a record that has metadata is complete. Motion boundaries are not stored: they are a stencil
-on the stored flow, computed when read.
+Knows nothing of videos, solvers or Ray; the store that lies in an object store is `shared`. A record is a folder with
+`rgb.arrow`, `flow.arrow` (Arrow IPC, a row per frame) and `metadata.json`: a record that has metadata is complete.
+Motion boundaries are not stored: they are a stencil on the stored flow, computed when read.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,14 @@ import pyarrow as pa
 
 from ptune.config.extraction import ExtractConfig
 from ptune.config.stream import Modality
-from ptune.errors import FeatureError
+from ptune.errors import FeatureError, HomeError, StorageError
 from ptune.extract.boundary import motion_boundaries
 from ptune.extract.flow import FLOW_UNIT, dequantize
 from ptune.extract.record import FLOW, METADATA, RGB, SCHEMA_VERSION, RecordBuilder
-from ptune.home import sha256_file
+from ptune.home import sha256_file, write_bytes
+from ptune.ledger.store import storing
 
-__all__ = ["FLOW_UNIT", "FeatureStore", "VideoFeatures", "open_store"]
+__all__ = ["FLOW_UNIT", "FeatureStore", "VideoFeatures", "open_store", "store_of"]
 
 _TYPES = {name: dtype for name, dtype, _ in (RGB, FLOW)}
 
@@ -91,8 +93,18 @@ class FeatureStore:
         self.path = path
         self._open: dict[str, VideoFeatures] = {}
 
-    def __reduce__(self) -> tuple[type[FeatureStore], tuple[Path]]:
+    def __reduce__(self) -> tuple[type[FeatureStore], tuple[Any]]:
         return FeatureStore, (self.path,)
+
+    @property
+    def place(self) -> str:
+        """Where it lies, as `store_of` takes it."""
+        return str(self.path)
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether all workers build a record in one folder, so that they can share the work on one video."""
+        return True
 
     def write(
         self,
@@ -123,6 +135,9 @@ class FeatureStore:
         self._open.pop(video_id, None)
         builder.seal(fps, extra or {})
 
+    def require_writable(self) -> None:
+        """Refuses, before anything is computed, a place that would refuse the results; `Home.open` did for a folder."""
+
     def builder(self, video_id: str) -> RecordBuilder:
         """Returns the record in the making of a video."""
         return RecordBuilder(self.path, self._folder(video_id).name)
@@ -141,11 +156,11 @@ class FeatureStore:
         Raises:
             FeatureError: there is no record, or its metadata is not what this version writes.
         """
-        path = self._folder(video_id) / METADATA
+        content = self.kept(f"{self._folder(video_id).name}/{METADATA}")
+        if content is None:
+            raise FeatureError(f"video {video_id}", "has no features", "a record in the store", "Extract it.")
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise FeatureError(f"video {video_id}", "has no features", "a record in the store", "Extract it.") from None
+            found = json.loads(content)
         except ValueError:
             raise self._broken(video_id, "its metadata is not JSON") from None
         if not isinstance(found, dict) or found.get("schema_version") != SCHEMA_VERSION:
@@ -176,9 +191,17 @@ class FeatureStore:
         """
         return self.video(video_id).read(modality, start, count)
 
-    def beside(self, video_id: str, name: str) -> Path:
-        """Returns where a file of this name lies that is made from a record, and goes when the record goes."""
-        return self._folder(video_id) / name
+    def keep(self, name: str, content: bytes) -> None:
+        """Stores a small file beside the records, whole or not at all; `ID/...` goes when the record of ID goes."""
+        with of_features(), storing(name):
+            write_bytes(self.path / name, content)
+
+    def kept(self, name: str) -> bytes | None:
+        """Returns a small file, or None where there is none."""
+        try:
+            return (self.path / name).read_bytes()
+        except FileNotFoundError:
+            return None
 
     def remove(self, video_id: str) -> None:
         """Deletes a record, complete or not; metadata first, so that no reader takes the rest for a record."""
@@ -196,14 +219,19 @@ class FeatureStore:
         return self.path / video_id
 
     def _map(self, video_id: str, name: str, facts: Mapping[str, Any]) -> npt.NDArray[Any]:
-        path = self._folder(video_id) / f"{name}.arrow"
-        if sha256_file(path) != facts["sha256"]:
-            raise self._broken(video_id, f"the checksum of its {name} does not match")
+        path = self._verified(video_id, name, facts["sha256"])
         batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
         array: npt.NDArray[Any] = batch.column(0).to_numpy_ndarray()
         if list(array.shape) != facts["shape"] or array.dtype != _TYPES[name]:
             raise self._broken(video_id, f"its {name} has another shape than its metadata says")
         return array
+
+    def _verified(self, video_id: str, name: str, sha256: str) -> Path:
+        """Returns the file of an array, whose bytes were compared with its checksum."""
+        path = self._folder(video_id) / f"{name}.arrow"
+        if sha256_file(path) != sha256:
+            raise self._broken(video_id, f"the checksum of its {name} does not match")
+        return path
 
     def _broken(self, video_id: str, found: str) -> FeatureError:
         return FeatureError(
@@ -214,6 +242,38 @@ class FeatureStore:
         )
 
 
-def open_store(features_root: Path, config: ExtractConfig) -> FeatureStore:
-    """Returns the store of one extraction configuration below a home's `features` folder."""
-    return FeatureStore(features_root / config.signature())
+def open_store(features_root: Path | str, config: ExtractConfig) -> FeatureStore:
+    """Returns the store of one extraction configuration below a home's `features`, a folder or a URI.
+
+    Raises:
+        HomeError: ptune knows no such place.
+    """
+    if isinstance(features_root, Path):
+        return FeatureStore(features_root / config.signature())
+    prefix, question_mark, query = features_root.partition("?")
+    return store_of(f"{prefix.rstrip('/')}/{config.signature()}{question_mark}{query}")
+
+
+def store_of(place: str) -> FeatureStore:
+    """Returns the store whose `place` this is.
+
+    Raises:
+        HomeError: ptune knows no such place.
+    """
+    if "://" not in place:
+        return FeatureStore(Path(place))
+    from ptune.extract.shared import SharedFeatureStore
+
+    return SharedFeatureStore(place)
+
+
+@contextmanager
+def of_features() -> Iterator[None]:
+    """Says of what a disk or object store refuses that it is about features."""
+    try:
+        yield
+    except StorageError as error:
+        where = error.where.replace("ledger", "features", 1)
+        raise StorageError(where, error.found, error.expected, error.remedy) from error
+    except HomeError as error:
+        raise HomeError("features", error.found, error.expected, "Correct --features.") from error

@@ -15,14 +15,14 @@ from typing import Any
 import cv2
 
 from ptune.config.extraction import ExtractConfig
-from ptune.errors import VideoError
+from ptune.errors import StorageError, VideoError
 from ptune.extract.decode import Part
 from ptune.extract.flow import quantize, to_gray, tvl1
 from ptune.extract.isolation import Decoder
 from ptune.extract.preview import draw_film, draw_sheet, scale_of
 from ptune.extract.quality import VideoQuality, fingerprint
 from ptune.extract.record import Chunk, RecordBuilder
-from ptune.extract.store import FeatureStore
+from ptune.extract.store import store_of
 
 Row = dict[str, Any]
 
@@ -70,8 +70,8 @@ class DecodeWorker:
         """Decodes one video, unless an earlier run did."""
         result = {"id": row["id"], "status": "working", "reason": "", "detail": "", "first": 0, "pairs": 0}
         result |= {name: row[name] for name in ("config", "store", "backend")}
-        builder = FeatureStore(Path(row["store"])).builder(row["id"])
         try:
+            builder = store_of(row["store"]).builder(row["id"])
             if builder.decoded() is None:
                 config = ExtractConfig.model_validate_json(row["config"])
                 end = row["end_seconds"]
@@ -98,7 +98,7 @@ class FlowWorker:
         result = {name: row[name] for name in ("id", "status", "reason", "detail", "pairs")}
         if row["status"] != "working":
             return result
-        store = FeatureStore(Path(row["store"]))
+        store = store_of(row["store"])
         builder = store.builder(row["id"])
         try:
             if row["pairs"]:
@@ -115,13 +115,29 @@ class FlowWorker:
         return result | {"status": "done" if store.has(row["id"]) else "working"}
 
 
+class RecordWorker:
+    """Makes all of the record that a row names, where workers share no folder in which they could share the work."""
+
+    def __init__(self) -> None:
+        self.decode, self.flow = DecodeWorker(), FlowWorker()
+
+    def __call__(self, row: Row) -> Row:
+        """Returns the row with its status: done, quarantined or failed."""
+        try:
+            rows = [self.flow(chunk) for chunk in self.decode(row)]
+        except Exception as error:
+            return {"id": row["id"], "reason": "", "pairs": 0, **_failure(error)}
+        final = next((found for found in rows if found["status"] != "working"), rows[-1])
+        return final | {"pairs": sum(found["pairs"] for found in rows)}
+
+
 class PreviewWorker:
     """Draws the record that a row names: film, then sheet, which says that both are there."""
 
     def __call__(self, row: Row) -> Row:
         """Returns the row's id and what failed, if anything."""
         try:
-            store = FeatureStore(Path(row["store"]))
+            store = store_of(row["store"])
             features = store.video(row["id"])
             scale = scale_of(store.metadata(row["id"])["extra"]["quality"])
             folder = Path(row["folder"])
@@ -133,5 +149,5 @@ class PreviewWorker:
 
 
 def _failure(error: Exception) -> Row:
-    cause = getattr(error, "strerror", None)
+    cause = error.found if isinstance(error, StorageError) else getattr(error, "strerror", None)
     return {"status": "failed", "reason": "failed", "detail": type(error).__name__ + (f" ({cause})" if cause else "")}

@@ -10,12 +10,14 @@ import os
 import re
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ptune.errors import HomeError, LedgerError
 from ptune.home import sha256_file, write_bytes
@@ -27,7 +29,11 @@ PACK = 256
 CANDIDATE_SECONDS = 60.0
 READERS = 16
 BLOCK_BYTES = 1 << 24
+#: Seconds before a request whose connection dropped is made again.
+PAUSES = (0.1, 0.4, 1.6, 6.4)
 _VERIFIED: set[str] = set()
+
+Result = TypeVar("Result")
 
 
 class ObjectStore:
@@ -65,8 +71,13 @@ class ObjectStore:
 
     def put(self, name: str, content: bytes, durable: bool = True) -> None:
         """Sends the object, which appears when all of it has arrived."""
-        with storing(name), self.files.open_output_stream(self._path(name)) as stream:
-            stream.write(content)
+
+        def send() -> None:
+            with self.files.open_output_stream(self._path(name)) as stream:
+                stream.write(content)
+
+        with storing(name):
+            _patiently(send)
 
     def put_file(self, name: str, fill: Callable[[Path], None]) -> None:
         """Lets `fill` write a temporary file and sends that."""
@@ -74,8 +85,17 @@ class ObjectStore:
             path = Path(scratch) / "file"
             with storing("a temporary file"):
                 fill(path)
-            with storing(name), open(path, "rb") as source, self.files.open_output_stream(self._path(name)) as stream:
+            self.send(name, path)
+
+    def send(self, name: str, path: Path) -> None:
+        """Sends a local file, which appears when all of it has arrived."""
+
+        def send() -> None:
+            with open(path, "rb") as source, self.files.open_output_stream(self._path(name)) as stream:
                 shutil.copyfileobj(source, stream, BLOCK_BYTES)
+
+        with storing(name):
+            _patiently(send)
 
     def create(self, name: str, content: bytes) -> bool:
         """Writes a candidate, then looks: whoever sees another's candidate or `name` itself withdraws.
@@ -107,17 +127,30 @@ class ObjectStore:
 
     def read(self, name: str) -> bytes | None:
         """Fetches the object."""
+
+        def fetch() -> bytes:
+            with self.files.open_input_file(self._path(name)) as found:
+                return bytes(found.read_at(found.size(), 0))
+
         with storing(name):
             try:
-                with self.files.open_input_file(self._path(name)) as found:
-                    return bytes(found.read_at(found.size(), 0))
+                return _patiently(fetch)
             except FileNotFoundError:
                 return None
+
+    def blocks(self, name: str) -> Iterator[bytes]:
+        """Fetches an object that is there, a block at a time."""
+        with storing(name):
+            found = _patiently(lambda: self.files.open_input_file(self._path(name)))
+            with found:
+                size = found.size()
+                for start in range(0, size, BLOCK_BYTES):
+                    yield bytes(_patiently(partial(found.read_at, min(BLOCK_BYTES, size - start), start)))
 
     def entry(self, name: str) -> Entry | None:
         """Asks for size and time."""
         with storing(name):
-            return self._entry(self.files.get_file_info(self._path(name)))
+            return self._entry(_patiently(lambda: self.files.get_file_info(self._path(name))))
 
     def entries(self, folder: str) -> list[Entry]:
         """Lists the objects of the prefix."""
@@ -131,7 +164,7 @@ class ObjectStore:
     def delete(self, name: str) -> None:
         """Removes the object."""
         with storing(name), suppress(FileNotFoundError):
-            self.files.delete_file(self._path(name))
+            _patiently(lambda: self.files.delete_file(self._path(name)))
 
     def now(self) -> float:
         """Writes an object to see how the store stamps it."""
@@ -196,13 +229,28 @@ class ObjectStore:
 
         with storing(folder or "its prefix"):
             selector = FileSelector(self._path(folder), recursive=recursive, allow_not_found=True)
-            return list(self.files.get_file_info(selector))
+            return list(_patiently(lambda: self.files.get_file_info(selector)))
 
     def _entry(self, info: Any) -> Entry | None:
         if info.type.name != "File":
             return None
         modified = info.mtime_ns / 1e9 if info.mtime_ns is not None else 0.0
         return Entry(info.path.removeprefix(self.prefix).lstrip("/"), info.size, modified)
+
+
+def _patiently(request: Callable[[], Result]) -> Result:
+    """Makes a request again whose connection dropped, after ever longer pauses; pyarrow itself gives up after a second.
+
+    Every request here may be made twice.
+    """
+    for pause in PAUSES:
+        try:
+            return request()
+        except OSError as error:
+            if "NETWORK_CONNECTION" not in str(error):
+                raise
+        time.sleep(pause)
+    return request()
 
 
 class _ObjectLines:

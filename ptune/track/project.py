@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ptune.errors import BadInput
+from ptune.errors import BadInput, StorageError
 from ptune.home import Home
 from ptune.ledger import Ledger
 from ptune.metrics import score_frame
@@ -69,6 +69,7 @@ class Projector:
 
         Raises:
             BadInput: there is no such study.
+            StorageError: the tracking store's disk is full.
             MlflowException: the tracking store cannot be used; what was sent stays, the next sync sends the rest.
         """
         self._follower.update()
@@ -78,8 +79,11 @@ class Projector:
         with locked(self.home.root / f".mlflow-{self.study}.lock"):
             try:
                 return self._sync(facts, live)
-            except BaseException:
+            except BaseException as error:
                 self._store = None
+                if "database or disk is full" in str(error):
+                    remedy = f"Free some space, then run `ptune sync {self.study}`: nothing is lost."
+                    raise StorageError("tracking store", "its disk is full", "", remedy) from error
                 raise
 
     def parent_run_id(self) -> str:

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import tempfile
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,9 +59,10 @@ def connect(home: Home) -> MlflowClient:
     path = Path(home.tracking_uri.removeprefix("sqlite:///"))
     with locked(home.root / ".mlflow.lock"):
         if not path.exists():
-            part = path.with_name(f".{path.name}.part")
-            for left in (part, part.with_name(f"{part.name}-journal")):
+            for left in path.parent.glob(f".{path.name}.*part*"):
                 left.unlink(missing_ok=True)
+            # A name of its own, because MLflow goes on with what it has connected to once in this process.
+            part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
             MlflowClient(tracking_uri=f"sqlite:///{part}")
             os.replace(part, path)
         return MlflowClient(tracking_uri=home.tracking_uri)

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from ptune.config import FitVideo, Protocol, StreamConfig, signature_of
 from ptune.config.base import STAGE_VERSIONS
 from ptune.extract.store import FeatureStore
-from ptune.home import write_bytes
 from ptune.model.folding import folded
 from ptune.model.inception import I3DTrunk
 from ptune.model.weights import load_kinetics
@@ -32,32 +31,32 @@ KEY, NAME = "frozen", "frozen Kinetics I3D + ordinal logistic"
 C = 0.01
 
 
-def embedding_file(store: FeatureStore, video_id: str, weights: str, protocol: Protocol, crop: int) -> Path:
-    """Returns where the vector of a video is kept: a new place for other weights, snippets or crop.
+def embedding_name(video_id: str, weights: str, protocol: Protocol, crop: int) -> str:
+    """Returns the name that a store keeps the vector of a video by: a new one for other weights, snippets or crop.
 
     Args:
         weights: `weights_hash` of the network's.
     """
     version = STAGE_VERSIONS["protocol"]
     what = {"weights": weights, "protocol": protocol.model_dump(), "crop": crop, "version": version}
-    return store.beside(video_id, f"i3d-{signature_of(what)}.npy")
+    return f"{video_id}/i3d-{signature_of(what)}.npy"
 
 
 @torch.inference_mode()
 def embed(
     videos: Sequence[str],
     store: FeatureStore,
-    files: Sequence[Path],
+    names: Sequence[str],
     weights: Path,
     protocol: Protocol,
     crop: int,
     acceleration: Acceleration,
 ) -> None:
-    """Writes the vector of each video, float32 [1024]: the network's features, averaged over centre-cropped snippets.
+    """Stores the vector of each video, float32 [1024]: the network's features, averaged over centre-cropped snippets.
 
     Args:
         videos: by id.
-        files: where each vector goes.
+        names: which the store keeps each vector by.
         weights: of the Kinetics RGB network.
     """
     stream = StreamConfig(modality="rgb", crop=crop, test=protocol)
@@ -65,7 +64,7 @@ def embed(
     load_kinetics(network, weights)
     acceleration.place(network)
     network = folded(network)
-    for video_id, file in zip(videos, files, strict=True):
+    for video_id, name in zip(videos, names, strict=True):
         snippets = acceleration.snippets_at_once(protocol.frames, crop)
         batches = on_device(protocol_batches([store.video(video_id)], stream, protocol, snippets), acceleration)
         parts = []
@@ -74,7 +73,7 @@ def embed(
                 parts.append(network.encode(batch.network_input(stream)).float())
         content = io.BytesIO()
         np.save(content, torch.cat(parts).mean(0).cpu().numpy())
-        write_bytes(file, content.getvalue())
+        store.keep(name, content.getvalue())
 
 
 def frozen_row(

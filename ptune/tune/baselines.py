@@ -5,6 +5,7 @@ What the manifest says of a video's side and visit goes no further than into the
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from ptune.model.weights import kinetics_path, weights_hash
 from ptune.replay import Baseline, StudyFacts, study_baselines
 from ptune.train import frozen, nuisance
 from ptune.train.device import Acceleration
-from ptune.train.frozen import embed, embedding_file, frozen_row
+from ptune.train.frozen import embed, embedding_name, frozen_row
 from ptune.train.nuisance import nuisance_row
 from ptune.tune.plan import Plan
 
@@ -78,31 +79,33 @@ def _frozen(facts: StudyFacts, plan: Plan, workers: int | None) -> Recipe:
 
     def make() -> Baseline:
         store = _store(plan)
-        place = partial(embedding_file, store, weights=digest, protocol=stream.test, crop=stream.crop)
-        files = {video.video_id: place(video.video_id) for video in plan.videos}
-        _embed_missing(plan, store, files, weights, stream, workers)
-        vectors = np.stack([np.load(files[video.video_id]) for video in plan.videos])
+        named = partial(embedding_name, weights=digest, protocol=stream.test, crop=stream.crop)
+        names = {video.video_id: named(video.video_id) for video in plan.videos}
+        kept = {video: store.kept(name) for video, name in names.items()}
+        missing = {video: names[video] for video, content in kept.items() if content is None}
+        if missing:
+            _embed_missing(plan, store, missing, weights, stream, workers)
+            kept |= {video: store.kept(name) for video, name in missing.items()}
+        vectors = np.stack([np.load(io.BytesIO(kept[video.video_id] or b"")) for video in plan.videos])
         return frozen_row(plan.videos, plan.folds, vectors, plan.config.grouping.names)
 
     return frozen.KEY, signature, make
 
 
 def _embed_missing(
-    plan: Plan, store: FeatureStore, files: dict[str, Path], weights: Path, stream: StreamConfig, workers: int | None
+    plan: Plan, store: FeatureStore, names: dict[str, str], weights: Path, stream: StreamConfig, workers: int | None
 ) -> None:
-    missing = [video for video, file in files.items() if not file.is_file()]
-    if not missing:
-        return
+    missing = list(names)
     parts = [missing[first : first + VIDEOS_EACH] for first in range(0, len(missing), VIDEOS_EACH)]
-    calls = [(part, store, [files[video] for video in part], weights, stream.test, stream.crop) for part in parts]
+    calls = [(part, store, [names[video] for video in part], weights, stream.test, stream.crop) for part in parts]
     with ray_session(plan.home, workers):
         run_on_cluster(_embed, calls, "frozen I3D")
 
 
 def _embed(
-    videos: list[str], store: FeatureStore, files: list[Path], weights: Path, protocol: Protocol, crop: int
+    videos: list[str], store: FeatureStore, names: list[str], weights: Path, protocol: Protocol, crop: int
 ) -> None:
-    embed(videos, store, files, weights, protocol, crop, Acceleration.best())
+    embed(videos, store, names, weights, protocol, crop, Acceleration.best())
 
 
 def _store(plan: Plan) -> FeatureStore:

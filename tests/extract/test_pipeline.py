@@ -44,7 +44,7 @@ def clips(folder: Path) -> list[Video]:
 def without_ray(monkeypatch):
     """Runs the workers in this process."""
 
-    def run(requests, backend, workers):
+    def run(requests, backend, workers, share_videos):
         decoding, flow = DecodeWorker(), FlowWorker()
         return (flow(chunk) for request in requests for chunk in decoding(request))
 

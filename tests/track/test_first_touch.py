@@ -27,7 +27,7 @@ def test_a_process_that_dies_while_it_makes_the_tables_leaves_a_store_that_can_b
     code = "import sys; from ptune.home import Home; from ptune.track.store import connect\n"
     code += "connect(Home.open(sys.argv[1]))\n"
     process = subprocess.Popen([sys.executable, "-c", code, str(home.root)], env=ENVIRONMENT, stderr=subprocess.DEVNULL)
-    while not (home.root / ".mlflow.db.part").exists():
+    while not list(home.root.glob(".mlflow.db.*.part")):
         assert process.poll() is None
         time.sleep(0.01)
     time.sleep(seconds)

@@ -96,11 +96,14 @@ class Arena:
 class Launch:
     """One `ptune sweep` on one core, with a Ray of its own."""
 
-    def __init__(self, root: Path, home: Path, study: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self, root: Path, home: Path, study: Path, environment: dict[str, str], features: str | None = None
+    ) -> None:
         # Ray's socket paths may not exceed 107 bytes.
         self.scratch = tempfile.mkdtemp(prefix="pt", dir="/tmp")
         inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-        arguments = ["sweep", str(study), "--home", str(home), "--features", str(root / "features"), "--workers", "1"]
+        features = features or str(root / "features")
+        arguments = ["sweep", str(study), "--home", str(home), "--features", features, "--workers", "1"]
         self.log = open(home.with_suffix(".log"), "a+")  # noqa: SIM115 (closed in `clean`)
         self.start = time.monotonic()
         self.process = subprocess.Popen(
