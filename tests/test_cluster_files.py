@@ -97,7 +97,7 @@ def test_mlflows_server_keeps_runs_on_its_hosts_disk_and_answers_to_its_own_name
             stderr=log,
         )
     try:
-        url, until = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search?max_results=1", time.monotonic() + 90
+        url, until = f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search?max_results=1", time.monotonic() + 240
         while status(url, "localhost:5000") != 200:
             assert process.poll() is None, (tmp_path / "log").read_text()
             assert time.monotonic() < until
