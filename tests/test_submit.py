@@ -163,7 +163,7 @@ def test_a_sweep_runs_on_the_cluster_as_it_would_here(head, arena, tmp_path):
     (arena.root / "patients.txt").write_text("stays at home")
     home = tmp_path / "home"
     log = Ledger(home / "ledger").study("chaos")
-    lose_head = of_another_machine(log, 4.0)
+    lose_head = of_another_machine(log, 8.0)
     given = ("--address", head.address, "--home", home, "--features", arena.root / "features")
     run("submit", *given, "sweep", study)
     cluster, written = Cluster(head.address), []

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 2.0
 #: Between two looks whether another process has ended.
 PAUSE_SECONDS = 0.02
-#: A dead process is stale after its time, which clocks and file systems may stretch a little.
-STALE_MARGIN = 1.25
+#: A job waits so many times as long as it takes to be stale: a driver may outlive its head for a while.
+STALE_MARGIN = 2.0
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,8 @@ def test_a_cluster_grows_under_a_study_and_a_lower_limit_empties_a_node(tmp_path
             budget={"trials": 2},
             stopping="none",
             resources={"max_gpus": 2},
-            fixed={**STUDY["fixed"], "epochs": 100},
+            folds={"count": 4},
+            fixed={**STUDY["fixed"], "epochs": 30},
         )
         requests = Requests(Ledger(arena.root / "home" / "ledger"), "chaos")
         launch = arena.launch("home", RAY_ADDRESS=cluster.address, RAY_AUTH_MODE="disabled")
