@@ -101,6 +101,7 @@ def test_features_on_a_full_disk(tmp_path, whole, bucket, monkeypatch, seed, in_
 @pytest.mark.parametrize("seed", FEW)
 def test_a_tracking_database_on_a_full_disk(tmp_path, monkeypatch, seed):
     with small_disk(tmp_path / "disk", ROOM) as disk:
+        monkeypatch.chdir(tmp_path)  # Where MLflow puts artifacts of a database that nobody told where.
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{disk.folder}/mlflow.db")
         home = Home.open(tmp_path / "home")
         example_study(home.ledger)
