@@ -4,7 +4,7 @@ python benchmarks/scale.py [GPUS] [TRIALS]
 
 The conductor, searcher, race and ledger are the real ones, on this machine's disk; GPUs are simulated: an epoch takes a
 minute of simulated time, more or less, and its fold's predictions are written to the ledger as a worker would. Printed:
-seconds of the driver for each result and trial, what they are spent on, and how many GPUs a driver keeps busy.
+CPU-seconds of the driver for each result and trial, what they are spent on, and how many GPUs a driver keeps busy.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ EPOCH_SECONDS = 60.0
 
 
 class Stopwatch:
-    """Seconds of this process by what they were spent on, without what lies inside another."""
+    """CPU-seconds of this process by what they were spent on, without what lies inside another."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -47,11 +47,11 @@ class Stopwatch:
     def timed(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(call)
         def wrapped(*arguments: Any, **options: Any) -> Any:
-            start, _ = time.perf_counter(), self.open.append(0.0)
+            start, _ = time.process_time(), self.open.append(0.0)
             try:
                 return call(*arguments, **options)
             finally:
-                whole = time.perf_counter() - start
+                whole = time.process_time() - start
                 self.seconds[name] += whole - self.open.pop()
                 self.calls[name] += 1
                 if self.open:
@@ -208,7 +208,7 @@ def show(cluster: Cluster, watch: Stopwatch, wall: float, driver: float, trials:
     print(f"{trials} trials on {cluster.gpus} GPUs: {dict(states)}, {cluster.epochs} epochs, {cluster.fits} fits")
     print(
         f"{cluster.clock / 3600:.1f} simulated hours, GPUs busy {cluster.busy / cluster.clock / cluster.gpus:.0%}; "
-        f"{wall:.0f} s here, of which the driver's part {driver:.0f} s"
+        f"{wall:.0f} s here, of which the driver's part {driver:.0f} CPU-s"
     )
     for name, seconds in sorted(watch.seconds.items(), key=lambda item: -item[1]):
         count = watch.calls[name]

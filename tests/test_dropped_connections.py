@@ -101,6 +101,7 @@ def sweep(root, home, features, **environment):
     return open_store(opened.features, StudyConfig.load(root / "study.yaml").extraction), predictions
 
 
+@pytest.mark.skipif(not os.environ.get("PTUNE_FULL"), reason="takes minutes: `make test-full`")
 def test_a_sweep_on_features_behind_dropping_connections_is_the_sweep_on_a_folder(cohort, bucket, monkeypatch):
     monkeypatch.setenv("PTUNE_CACHE", str(cohort / "cache"))
     place = below(bucket)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 
 import pytest
@@ -142,6 +143,7 @@ def test_a_limit_has_room_for_a_trial(tmp_path):
     assert gpus_to_use(read_study(Ledger(tmp_path), "hand"), 2).max_gpus == 2
 
 
+@pytest.mark.skipif(not os.environ.get("PTUNE_FULL"), reason="takes minutes: `make test-full`")
 def test_a_cluster_grows_under_a_study_and_a_lower_limit_empties_a_node(tmp_path, monkeypatch):
     monkeypatch.setattr("tests.tune.test_cluster.CLUSTER", GROWING)
     cluster = ThreeNodes()
