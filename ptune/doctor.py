@@ -9,7 +9,7 @@ import sqlite3
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from ptune.errors import PtuneError
+from ptune.errors import HomeError, PtuneError
 from ptune.home import Home
 from ptune.ledger import Ledger
 from ptune.ledger.store import store_at
@@ -86,8 +86,11 @@ def _flow() -> Finding:
 
 
 def _tracking(home: Home) -> Finding:
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
-    if uri:
+    try:
+        place = home.tracking_uri
+    except HomeError as error:
+        return Finding("tracking", False, error.found, error.remedy)
+    if not place.startswith("sqlite:"):
         return Finding("tracking", True, "the server that MLFLOW_TRACKING_URI names (not contacted)")
     with sqlite3.connect(":memory:") as connection:
         found = connection.execute("select sqlite_version()").fetchone()[0]

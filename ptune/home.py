@@ -18,6 +18,26 @@ from urllib.parse import unquote, urlsplit
 from ptune.errors import HomeError
 
 DEFAULT_HOME = "ptune-home"
+#: What Linux calls file systems that other machines may write, too.
+NETWORK = {
+    *(
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "afs",
+        "ceph",
+        "lustre",
+        "gpfs",
+        "beegfs",
+        "glusterfs",
+        "pvfs2",
+        "virtiofs",
+    ),
+    *(f"fuse.{name}" for name in ("sshfs", "s3fs", "gcsfuse", "rclone", "glusterfs", "ceph", "juicefs", "goofys")),
+}
+MOUNTS = "/proc/self/mountinfo"
 
 
 @dataclass(frozen=True)
@@ -108,8 +128,23 @@ class Home:
 
     @property
     def tracking_uri(self) -> str:
-        """MLFLOW_TRACKING_URI where it is set, else the embedded SQLite store."""
-        return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{self.root / 'mlflow.db'}"
+        """MLFLOW_TRACKING_URI where it is set, else the embedded SQLite store.
+
+        Raises:
+            HomeError: the home lies on a network file system, where SQLite's locks do not hold.
+        """
+        given = os.environ.get("MLFLOW_TRACKING_URI")
+        if given:
+            return given
+        kind = network_filesystem(self.root)
+        if kind:
+            raise HomeError(
+                "MLflow's runs",
+                f"would lie in SQLite on a network file system ({kind})",
+                "a server of MLflow, or a home on this machine's own disk",
+                "Start `mlflow server` on one host and set MLFLOW_TRACKING_URI: docs/cluster.md has a script.",
+            )
+        return f"sqlite:///{self.root / 'mlflow.db'}"
 
 
 def _folder_or_uri(place: str | Path) -> Path | str:
@@ -117,6 +152,21 @@ def _folder_or_uri(place: str | Path) -> Path | str:
     if separator and scheme != "file":
         return str(place)
     return Path(unquote(urlsplit(str(place)).path) if separator else place).expanduser().absolute()
+
+
+def network_filesystem(path: Path) -> str:
+    """Returns the type of the network file system that a path lies on; "" on a disk, or where Linux does not tell."""
+    kinds = {}
+    try:
+        with open(MOUNTS) as lines:
+            for line in lines:
+                mount, _, kind = line.partition(" - ")
+                kinds[Path(mount.split()[4].replace("\\040", " "))] = kind.split()[0]
+    except OSError:
+        return ""
+    place = path.resolve()
+    found = next((kinds[part] for part in (place, *place.parents) if part in kinds), "")
+    return found if found in NETWORK else ""
 
 
 def write_atomic(path: Path, write: Callable[[Path], None]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ptune.track.server import ask_server
 from tests.track.live import free_port
 
 ROOT = Path(__file__).parents[1]
@@ -103,6 +104,9 @@ def test_mlflows_server_keeps_runs_on_its_hosts_disk_and_answers_to_its_own_name
             assert time.monotonic() < until
             time.sleep(0.5)
         assert status(url, "evil.example") == 403
+        asked = ask_server(f"http://127.0.0.1:{port}")
+        assert asked.problem == "does not answer to this name"
+        assert f"--allowed-hosts 127.0.0.1:{port}" in asked.remedy
         store = tmp_path / ".ptune" / "mlflow.db"
         assert store.exists()
         assert store.stat().st_mode & 0o077 == 0, "others do not read it"

@@ -15,15 +15,20 @@ if TYPE_CHECKING:
 PATH = click.Path(path_type=Path)
 
 
-@click.command(epilog=example("ptune doctor"))
+@click.command(epilog=example("ptune doctor", "ptune submit doctor --cluster"))
+@click.option("--cluster", is_flag=True, help="Check every node of the Ray cluster that RAY_ADDRESS names.")
 @as_json
 @with_home
-def doctor(home: Home, as_json: bool) -> int:
-    """Check this machine before work starts."""
-    from ptune.doctor import examine
+def doctor(home: Home, cluster: bool, as_json: bool) -> int:
+    """Check this machine, or a cluster, before work starts."""
+    if cluster:
+        from ptune.checkup import examine_cluster as examine
+    else:
+        from ptune.doctor import examine
 
     findings = examine(home)
-    lines = [f"{'ok ' if item.ok else 'NO '} {item.subject:<10} {item.found}" for item in findings]
+    width = max(10, *(len(item.subject) for item in findings))
+    lines = [f"{'ok ' if item.ok else 'NO '} {item.subject:<{width}} {item.found}" for item in findings]
     lines += [f"    {item.subject}: {item.remedy}" for item in findings if not item.ok]
     show([vars(item) for item in findings], "\n".join(lines), as_json)
     return 0 if all(item.ok for item in findings) else 1

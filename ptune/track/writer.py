@@ -45,7 +45,12 @@ def projection(home: Home, study: str, pace: Pace | None = None) -> Iterator[Cal
 
     At the end it waits for the last facts to arrive, at most `pace.at_end` seconds; what is missing then is named in a
     warning, and `ptune sync` sends it.
+
+    Raises:
+        HomeError: the home has no place for MLflow's runs.
     """
+    # Asked here, so that who has no place for runs is told before anything is trained, and not by the thread.
+    log.debug("runs of study %s go to %s", study, home.tracking_uri.partition(":")[0])
     writer = _Writer(home, study, pace or Pace())
     writer.thread.start()
     try:

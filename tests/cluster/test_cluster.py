@@ -112,6 +112,10 @@ def test_from_videos_to_a_champion_with_the_figures_of_one_machine(cluster, fold
         ("register", "hand"),
         ("promote", "hand", "--override", "a test of the way there"),
     ]
+    checked = cluster.submit("doctor", "--cluster")
+    print(checked)
+    assert all(f"ok  {host}: home" in checked for host in ("head", "worker-1", "worker-2"))
+    assert "Ray's dashboard answers 401 without one" in checked
     for command in commands:
         cluster.submit(*command)
     for command in commands:

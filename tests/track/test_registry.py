@@ -12,6 +12,7 @@ from ptune.home import Home
 from ptune.ledger import Ledger
 from ptune.track.publish import register_study
 from ptune.track.registry import CANDIDATE, Registry, mlflow_at
+from ptune.track.server import ask_server
 from ptune.upkeep.check import check
 from ptune.upkeep.collect import find_garbage
 from tests.example_registry import SUBJECT, add_study
@@ -128,6 +129,7 @@ def test_a_server_takes_a_version_and_serves_it(tmp_path, monkeypatch):
     server = Server(tmp_path)
     server.start()
     try:
+        assert ask_server(server.uri).version == mlflow.__version__
         monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
         home = Home.open(tmp_path / "home")
         add_study(home, "hand", 0.9)
