@@ -209,11 +209,11 @@ class Conductor:
         if trial.state == "running":
             self._end(trial, "failed", seconds=seconds, reason=reason)
 
-    def lost(self, number: int) -> None:
+    def lost(self, number: int, why: str = "its actor died") -> None:
         """Takes that the actor of a trial died; another goes on from the last checkpoint, but not without end."""
         self.losses[number] = self.losses.get(number, 0) + 1
         if self.losses[number] > MOST_LOSSES:
-            self.failed(number, f"its actor died {MOST_LOSSES + 1} times")
+            self.failed(number, f"{why} {MOST_LOSSES + 1} times")
         elif number in self.running and number not in self.waiting:
             self.interrupted.append(number)
 

@@ -157,7 +157,8 @@ class _RayScheduler(FIFOScheduler):  # type: ignore[misc]
         if isinstance(cause, OSError | PtuneError):
             self.conductor.halt(str(cause))
         elif isinstance(error, OutOfMemoryError):
-            self.conductor.failed(number, f"{INFEASIBLE}: more memory than its node has")
+            # Of a node that runs out of memory Ray may end the actor beside the one that takes too much.
+            self.conductor.lost(number, f"{INFEASIBLE}: its node ran out of memory")
         elif isinstance(error, RayTaskError):
             self.conductor.failed(number, f"{type(cause or error).__name__}: {cause or error}".splitlines()[0])
         else:

@@ -289,6 +289,18 @@ def test_a_trial_whose_actor_dies_goes_on_elsewhere_but_not_for_ever(tmp_path):
     assert conductor.next_task().number == 1
 
 
+def test_a_trial_whose_node_runs_out_of_memory_again_and_again_is_infeasible_and_one_beside_it_is_not(tmp_path):
+    conductor = opened(study(stopping="none"), tmp_path)
+    hungry, innocent = conductor.next_task(), conductor.next_task()
+    conductor.lost(innocent.number, "infeasible: its node ran out of memory")
+    for _ in range(3):
+        conductor.lost(hungry.number, "infeasible: its node ran out of memory")
+    assert conductor.facts.trials[hungry.number].state == "running"
+    conductor.lost(hungry.number, "infeasible: its node ran out of memory")
+    assert conductor.facts.trials[hungry.number].reason == "infeasible: its node ran out of memory 4 times"
+    assert conductor.facts.trials[innocent.number].state == "running"
+
+
 def test_what_would_make_every_trial_fail_ends_the_launch_and_no_trial(tmp_path):
     conductor = opened(study(), tmp_path)
     task = conductor.next_task()
