@@ -161,11 +161,13 @@ def require_command(words):
 
     from ptune.cli import cli
 
-    command, context, rest = cli, click.Context(cli, info_name="ptune"), words
+    name, command, rest = "ptune", cli, words
+    context = click.Context(cli, info_name=name)
     while isinstance(command, click.Group):
         name, command, rest = command.resolve_command(context, rest)
-        context = click.Context(command, info_name=name, parent=context)
-    command.parse_args(context, list(rest))
+        if isinstance(command, click.Group):
+            context = click.Context(command, info_name=name, parent=context)
+    context = command.make_context(name, list(rest), parent=context)
     return command, context.params
 
 
