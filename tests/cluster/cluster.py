@@ -13,12 +13,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.cluster.hosts import Host, Network, wait_until
+from tests.cluster.hosts import ROOT, Host, Network, wait_until
 
 HEAD, WORKERS, DATABASE, LAPTOP = "head", ("worker-1", "worker-2"), "database", "laptop"
 ADDRESS = f"http://{HEAD}:8265"
 TRACKING = f"http://{HEAD}:5000"
 POSTGRES_USER = "postgres"
+SCRIPTS = ROOT / "docs" / "cluster"
 #: A host's Ray is started again when it ends, as a service manager does it.
 AGAIN = 'while :; do "$@"; sleep 2; done'
 
@@ -86,19 +87,18 @@ class Cluster:
 
     def start_head(self) -> None:
         """Starts the head's Ray and MLflow's server, and waits for both."""
-        self._ray(self.head, "--head", "--port=6379", f"--dashboard-host={self.head.address}", "--num-cpus=0")
-        self.head.start(
-            "mlflow", "server", "--host", self.head.address, "--port", "5000", "--workers", "1",
-            "--backend-store-uri", f"postgresql://{POSTGRES_USER}@{DATABASE}/postgres",
-            "--artifacts-destination", "/mnt/artifacts", "--allowed-hosts", f"{HEAD}:5000",
-            log="mlflow.log", MLFLOW_DISABLE_TELEMETRY="true",
-        )  # fmt: skip
+        store = self.head.scratch / "home" / ".ptune" / "mlflow-store"
+        store.parent.mkdir(exist_ok=True)
+        store.write_text(f"postgresql://{POSTGRES_USER}@{DATABASE}/postgres\n")
+        self._ray(self.head, "head", f"--dashboard-host={self.head.address}")
+        where = ["--host", self.head.address, "--allowed-hosts", f"{HEAD}:5000", "--workers", "1"]
+        self.head.start("bash", str(SCRIPTS / "mlflow-server.sh"), *where, log="mlflow.log")
         wait_until(lambda: self._answers(f"{TRACKING}/health"), 120, "MLflow's server")
         wait_until(lambda: self._answers(f"{ADDRESS}/api/version"), 120, "Ray's dashboard")
 
     def start_worker(self, worker: Host) -> None:
         """Starts a worker's Ray."""
-        self._ray(worker, f"--address={HEAD}:6379", "--num-cpus=1")
+        self._ray(worker, "worker", HEAD, "--num-cpus=1")
 
     def await_workers(self, count: int) -> None:
         """Waits until Ray has so many workers."""
@@ -111,13 +111,9 @@ class Cluster:
         code, printed = self.head.attempt("python", "-c", script)
         return int(printed.rpartition("NODES")[2]) if code == 0 else 0
 
-    def _ray(self, host: Host, *arguments: str) -> None:
-        host.start(
-            "bash", "-c", AGAIN, "ray-service",
-            "ray", "start", *arguments, f"--node-ip-address={host.address}", "--temp-dir=/var/tmp/ray",
-            f"--object-store-memory={200 * 2**20}", "--disable-usage-stats", "--block",
-            log="ray.log",
-        )  # fmt: skip
+    def _ray(self, host: Host, *role: str) -> None:
+        own = [f"--node-ip-address={host.address}", "--temp-dir=/var/tmp/ray", f"--object-store-memory={200 * 2**20}"]
+        host.start("bash", "-c", AGAIN, "service", "bash", str(SCRIPTS / "node.sh"), *role, *own, log="ray.log")
 
     def submit(self, *command: str) -> str:
         """Runs a command of ptune as a job, from the laptop, and returns what it printed."""
