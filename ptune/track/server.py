@@ -32,12 +32,13 @@ def ask_server(uri: str) -> ServerAnswer:
     except requests.RequestException as error:
         problem = f"does not answer ({type(error).__name__})"
         return ServerAnswer("", problem, "Start it (docs/cluster.md), and check MLFLOW_TRACKING_URI and firewalls.")
-    if answer.status_code == 403 and "host" in answer.text.lower():
-        host = uri.partition("://")[2].partition("/")[0]
-        return ServerAnswer("", "does not answer to this name", f"Start it with `--allowed-hosts {host}` among others.")
     try:
         mlflow.MlflowClient(tracking_uri=uri).search_experiments(max_results=1)
     except MlflowException as error:
+        if "Invalid Host header" in str(error):
+            host = uri.partition("://")[2].partition("/")[0]
+            remedy = f"Start it with `--allowed-hosts {host}` among others."
+            return ServerAnswer("", "does not answer to this name", remedy)
         if error.get_http_status_code() in (401, 403) or "401" in str(error):
             remedy = "Set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."
             return ServerAnswer("", "wants other credentials", remedy)
