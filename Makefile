@@ -38,7 +38,7 @@ test-full: $(READY)
 	@PTUNE_FULL=1 $(BIN)/python -m pytest tests/extract/test_damage.py tests/extract/test_kill.py \
 		tests/track/test_registration_crashes.py tests/track/test_fresh_environment.py tests/track/test_first_touch.py \
 		tests/track/test_faults.py tests/track/test_outage.py tests/train/test_leak.py \
-		tests/test_dropped_connections.py tests/test_full_disk.py tests/tune/test_limit.py --timeout 3200
+		tests/test_dropped_connections.py tests/test_full_disk.py tests/tune/test_limit.py tests/tune/test_memory.py --timeout 3200
 
 # Sweeps whose drivers and actors are killed at random moments, all seeds: about an hour.
 chaos: $(READY)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -41,6 +42,9 @@ MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
 UPLOAD = "fused"
 #: Tag of a version: one checksum over all its files.
 FILES = "ptune.files"
+#: How often artifacts are read before an error is one, and the time between.
+READS = 4
+PAUSE_SECONDS = 1.0
 #: What MLflow and Python put beside the files of a model that is loaded from where it lies.
 LEFT_BY_READERS = {"__pycache__", "registered_model_meta"}
 #: What databases that MLflow supports hold of a description.
@@ -160,7 +164,7 @@ class Registry:
         """Returns one checksum over the files of a model as the registry serves them, having loaded its bundle."""
         with mlflow_at(self.uri), tempfile.TemporaryDirectory(prefix="ptune-") as scratch:
             try:
-                served = mlflow.artifacts.download_artifacts(source, dst_path=scratch)
+                served = _read(lambda: mlflow.artifacts.download_artifacts(source, dst_path=scratch))
             except (MlflowException, OSError) as error:
                 found = f"its files cannot be read ({type(error).__name__})"
                 raise RegistryError(where, found, "a complete model", "Look at MLflow's artifact store.") from None
@@ -209,7 +213,7 @@ class Registry:
         """Returns the pyfunc model that an alias names."""
         self.version(name, alias)
         with mlflow_at(self.uri):
-            return mlflow.pyfunc.load_model(f"models:/{name}@{alias}")
+            return _read(lambda: mlflow.pyfunc.load_model(f"models:/{name}@{alias}"))
 
     def bundle(self, name: str, alias: str = CHAMPION) -> Bundle:
         """Returns the bundle inside a registered version, without MLflow's wrapping."""
@@ -225,6 +229,16 @@ class Registry:
             return self.version(name, CHAMPION)
         except RegistryError:
             return None
+
+
+def _read(reader: Callable[[], Any]) -> Any:
+    """Returns what a reader of artifacts finds, who reads again where a connection dropped: MLflow does not."""
+    for _ in range(READS - 1):
+        try:
+            return reader()
+        except (MlflowException, OSError):
+            time.sleep(PAUSE_SECONDS)
+    return reader()
 
 
 @contextmanager

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import shutil
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ray import cloudpickle, tune
-from ray.exceptions import OutOfMemoryError, RayTaskError
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -52,10 +55,35 @@ def run_trials(conductor: Conductor, plan: Plan) -> bool:
         ),
     )
     try:
-        tuner.fit()
+        with _actors_may_run_out_of_memory():
+            tuner.fit()
     finally:
         shutil.rmtree(storage, ignore_errors=True)
     return searcher.finished and not conductor.leaving
+
+
+class _NodeOutOfMemory(RayActorError):  # type: ignore[misc]
+    """An actor is gone because its node had no memory left."""
+
+
+@contextmanager
+def _actors_may_run_out_of_memory() -> Iterator[None]:
+    """Lets Ray Tune take an actor that Ray's memory monitor ended for one that died.
+
+    Ray says so by an OutOfMemoryError; Ray Tune 2.60 knows RayActorError alone and would end the whole study.
+    """
+    known = RayActorManager._actor_task_failed
+
+    def failed(manager: RayActorManager, tracked_actor_task: Any, exception: Exception) -> None:
+        if isinstance(exception, OutOfMemoryError):
+            exception = _NodeOutOfMemory(error_msg=str(exception))
+        known(manager, tracked_actor_task, exception)
+
+    RayActorManager._actor_task_failed = failed
+    try:
+        yield
+    finally:
+        RayActorManager._actor_task_failed = known
 
 
 def _resources(asked: Resources, max_gpus: int | None) -> dict[str, float]:
@@ -156,7 +184,7 @@ class _RayScheduler(FIFOScheduler):  # type: ignore[misc]
         cause = getattr(error, "cause", None)
         if isinstance(cause, OSError | PtuneError):
             self.conductor.halt(str(cause))
-        elif isinstance(error, OutOfMemoryError):
+        elif isinstance(error, _NodeOutOfMemory):
             # Of a node that runs out of memory Ray may end the actor beside the one that takes too much.
             self.conductor.lost(number, f"{INFEASIBLE}: its node ran out of memory")
         elif isinstance(error, RayTaskError):

@@ -96,14 +96,12 @@ class Arena:
 class Launch:
     """One `ptune sweep` on one core, with a Ray of its own."""
 
-    def __init__(
-        self, root: Path, home: Path, study: Path, environment: dict[str, str], features: str | None = None
-    ) -> None:
+    def __init__(self, root: Path, home: Path, study: Path, environment: dict[str, str]) -> None:
         # Ray's socket paths may not exceed 107 bytes.
         self.scratch = tempfile.mkdtemp(prefix="pt", dir="/tmp")
         inherited = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-        features = features or str(root / "features")
-        arguments = ["sweep", str(study), "--home", str(home), "--features", features, "--workers", "1"]
+        places = ["--home", str(home), "--features", str(root / "features")]
+        arguments = ["sweep", str(study), *places, "--workers", "1"]
         self.log = open(home.with_suffix(".log"), "a+")  # noqa: SIM115 (closed in `clean`)
         self.start = time.monotonic()
         self.process = subprocess.Popen(
@@ -121,7 +119,7 @@ class Launch:
         seconds = time.monotonic() - self.start
         printed = self.printed()
         self.clean()
-        assert found == code, printed
+        assert found == code, f"exit code {found}\n{printed}"
         assert "Traceback" not in printed, printed
         return seconds
 
