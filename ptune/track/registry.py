@@ -163,12 +163,7 @@ class Registry:
     def _digest(self, source: str, where: str = "upload") -> str:
         """Returns one checksum over the files of a model as the registry serves them, having loaded its bundle."""
         with mlflow_at(self.uri), tempfile.TemporaryDirectory(prefix="ptune-") as scratch:
-            try:
-                served = _read(lambda: mlflow.artifacts.download_artifacts(source, dst_path=scratch))
-            except (MlflowException, OSError) as error:
-                found = f"its files cannot be read ({type(error).__name__})"
-                raise RegistryError(where, found, "a complete model", "Look at MLflow's artifact store.") from None
-            folder = Path(served)
+            folder = Path(_read(where, lambda: mlflow.artifacts.download_artifacts(source, dst_path=scratch)))
             Bundle(folder / "artifacts" / "bundle", device="cpu")
             files = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
             kept = sorted(path for path in files if not LEFT_BY_READERS & set(path.parts))
@@ -211,9 +206,9 @@ class Registry:
 
     def load(self, name: str, alias: str = CHAMPION) -> Any:
         """Returns the pyfunc model that an alias names."""
-        self.version(name, alias)
+        where = f"model {name!r}, version {self.version(name, alias).version}"
         with mlflow_at(self.uri):
-            return _read(lambda: mlflow.pyfunc.load_model(f"models:/{name}@{alias}"))
+            return _read(where, lambda: mlflow.pyfunc.load_model(f"models:/{name}@{alias}"))
 
     def bundle(self, name: str, alias: str = CHAMPION) -> Bundle:
         """Returns the bundle inside a registered version, without MLflow's wrapping."""
@@ -231,14 +226,23 @@ class Registry:
             return None
 
 
-def _read(reader: Callable[[], Any]) -> Any:
-    """Returns what a reader of artifacts finds, who reads again where a connection dropped: MLflow does not."""
-    for _ in range(READS - 1):
+def _read(where: str, reader: Callable[[], Any]) -> Any:
+    """Returns what a reader of artifacts finds, who reads again where a connection dropped: MLflow does not.
+
+    Raises:
+        RegistryError: it cannot be read.
+    """
+    left = READS
+    while True:
         try:
             return reader()
-        except (MlflowException, OSError):
+        except (MlflowException, OSError) as error:
+            left -= 1
+            if not left:
+                found = f"its files cannot be read ({type(error).__name__})"
+                remedy = "Look at MLflow's artifact store, then run the same command again."
+                raise RegistryError(where, found, "a complete model", remedy) from error
             time.sleep(PAUSE_SECONDS)
-    return reader()
 
 
 @contextmanager
