@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import pandas as pd
 
 from ptune.cluster import ray_session
@@ -26,7 +25,7 @@ from ptune.results.explain import explain, film_strip
 from ptune.results.plots import png
 from ptune.track.answers import Scored, answer, refusal, score_video
 from ptune.track.bundle import Bundle, ProtocolName
-from ptune.track.registry import Registry, mlflow_at
+from ptune.track.registry import Registry, load_version
 from ptune.track.team import in_team
 
 TABLES = (".csv", ".parquet", ".pq")
@@ -176,8 +175,7 @@ def _on_ray(home: Home, requests: list[Row], workers: int) -> Iterator[Row]:
 
 
 def _load(home: Home, request: Row) -> Bundle:
-    with mlflow_at(home.tracking_uri):
-        model = mlflow.pyfunc.load_model(f"models:/{request['name']}/{request['version']}")
+    model = load_version(home.tracking_uri, request["name"], request["version"])
     bundle: Bundle = model.unwrap_python_model().bundle
     bundle.move(request["device"])
     return bundle

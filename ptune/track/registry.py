@@ -206,9 +206,7 @@ class Registry:
 
     def load(self, name: str, alias: str = CHAMPION) -> Any:
         """Returns the pyfunc model that an alias names."""
-        where = f"model {name!r}, version {self.version(name, alias).version}"
-        with mlflow_at(self.uri):
-            return _read(where, lambda: mlflow.pyfunc.load_model(f"models:/{name}@{alias}"))
+        return load_version(self.uri, name, self.version(name, alias).version)
 
     def bundle(self, name: str, alias: str = CHAMPION) -> Bundle:
         """Returns the bundle inside a registered version, without MLflow's wrapping."""
@@ -224,6 +222,17 @@ class Registry:
             return self.version(name, CHAMPION)
         except RegistryError:
             return None
+
+
+def load_version(uri: str, name: str, number: str) -> Any:
+    """Returns the pyfunc model that a registered version is.
+
+    Raises:
+        RegistryError: its files cannot be read.
+    """
+    with mlflow_at(uri):
+        where = f"model {name!r}, version {number}"
+        return _read(where, lambda: mlflow.pyfunc.load_model(f"models:/{name}/{number}"))
 
 
 def _read(where: str, reader: Callable[[], Any]) -> Any:
