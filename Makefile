@@ -4,7 +4,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .PHONY: setup demo demo-seeds test test-full chaos cluster-test lint bench-flow bench-extract bench-systems bench-train bench-scoring \
-	bench-race bench-overhead validity clean
+	bench-race bench-overhead bench-scale validity clean
 
 setup: $(READY)
 
@@ -71,6 +71,9 @@ bench-race: $(READY)
 bench-overhead: $(READY)
 	@$(BIN)/python benchmarks/overhead.py sweep
 	@$(BIN)/python benchmarks/overhead.py simulate
+
+bench-scale: $(READY)
+	@$(BIN)/python benchmarks/scale.py
 
 # Simulated studies whose truth is known.
 validity: $(READY)
